@@ -1,0 +1,40 @@
+"""Identifiers, times and digests: made here, in logic, never in SQL.
+
+Ids sort by the time they were made. Times are integer microseconds since the Unix epoch, UTC.
+Digests are lower-case hexadecimal SHA-256 of canonical bytes.
+"""
+
+import hashlib
+import os
+import time
+
+import msgspec
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_encoder = msgspec.json.Encoder(order="sorted")
+
+
+def now_us() -> int:
+    """Return the time now in microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+def new_id(kind: str) -> str:
+    """Return a new id such as ``run_01jd…``: 10 characters of time (ms), 16 of randomness (80 bits)."""
+    value = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10), "big")
+    digits = []
+    for _ in range(26):
+        value, index = divmod(value, 32)
+        digits.append(_ALPHABET[index])
+    return f"{kind}_{''.join(reversed(digits))}"
+
+
+def canonical(value: object) -> bytes:
+    """Return the one JSON spelling of a value: keys sorted, no spaces, UTF-8."""
+    return _encoder.encode(value)
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of bytes as they are, or of any other value's canonical JSON."""
+    data = value if isinstance(value, bytes) else canonical(value)
+    return hashlib.sha256(data).hexdigest()
