@@ -52,7 +52,7 @@ class Split(StrEnum):
     HELD_OUT = "held_out"
 
 
-class Run(Record):
+class Run(Record, frozen=True, kw_only=True):
     """One agent on one task. Written once, when it ended, together with what it made."""
 
     run_id: str
@@ -76,7 +76,7 @@ class Run(Record):
     gaps: list[str] = []  # what the record lacks, such as ``no_token_ids``
 
 
-class Call(Record):
+class Call(Record, frozen=True, kw_only=True):
     """One model call in a run (or outside any run)."""
 
     call_id: str
@@ -105,7 +105,7 @@ class Call(Record):
     gaps: list[str] = []
 
 
-class Node(Record):
+class Node(Record, frozen=True, kw_only=True):
     """One message of a run's message graph. Content is in the blob table, each message once."""
 
     node_id: str
@@ -117,7 +117,7 @@ class Node(Record):
     call_id: str | None = None
 
 
-class TokenSpan(Record):
+class TokenSpan(Record, frozen=True, kw_only=True):
     """Exact token ids of one node, as the engine saw (prompt) or returned (sampled) them.
 
     Concatenating a run's spans by ``seq`` gives the ids of the call: prompt, then completion.
@@ -135,7 +135,7 @@ class TokenSpan(Record):
     tokenizer_digest: str | None = None
 
 
-class ToolCall(Record):
+class ToolCall(Record, frozen=True, kw_only=True):
     """One use of a tool by a run."""
 
     tool_call_id: str
@@ -151,7 +151,7 @@ class ToolCall(Record):
     ended_us: int
 
 
-class Grade(Record):
+class Grade(Record, frozen=True, kw_only=True):
     """One judgement of a run (or a call). A missing grade has no row; it is never 0."""
 
     grade_id: str
@@ -166,7 +166,7 @@ class Grade(Record):
     supersedes: str | None = None
 
 
-class Cost(Record):
+class Cost(Record, frozen=True, kw_only=True):
     """Money spent on anything, micro-dollars."""
 
     cost_id: str
@@ -180,7 +180,7 @@ class Cost(Record):
     at_us: int
 
 
-class Dataset(Record):
+class Dataset(Record, frozen=True, kw_only=True):
     """A sealed set of records: the manifest of ids, digests and splits, under one digest."""
 
     dataset_id: str
@@ -193,7 +193,7 @@ class Dataset(Record):
     seed: int = 0
 
 
-class DatasetItem(Record):
+class DatasetItem(Record, frozen=True, kw_only=True):
     """One record of a sealed dataset."""
 
     dataset_id: str
@@ -206,7 +206,7 @@ class DatasetItem(Record):
     consent: bool = True
 
 
-class ModelVersion(Record):
+class ModelVersion(Record, frozen=True, kw_only=True):
     """A trained model: what it came from and where its weights are."""
 
     model_id: str
@@ -222,7 +222,7 @@ class ModelVersion(Record):
     created_us: int
 
 
-class Decision(Record):
+class Decision(Record, frozen=True, kw_only=True):
     """What the gate decided, on which plan and data, so that anyone can compute it again."""
 
     decision_id: str
@@ -240,7 +240,7 @@ class Decision(Record):
     at_us: int
 
 
-class Route(Record):
+class Route(Record, frozen=True, kw_only=True):
     """Which model serves a workflow from ``at_us`` on; the newest row counts."""
 
     route_id: str
@@ -251,7 +251,7 @@ class Route(Record):
     at_us: int
 
 
-class TrainingStep(Record):
+class TrainingStep(Record, frozen=True, kw_only=True):
     """The metrics of one optimiser step of a TrainingRun."""
 
     step_id: str
