@@ -1,0 +1,1 @@
+"""The training service: the Tinker wire protocol on an engine. Knows sessions, futures and checkpoints, no tensors."""
