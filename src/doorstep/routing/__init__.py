@@ -1,0 +1,1 @@
+"""Which model gets the traffic: the gate decides, decisions are kept, routes follow them."""

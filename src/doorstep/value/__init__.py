@@ -1,0 +1,1 @@
+"""What the work costs and what it saves: prices, ledger, break-even."""
