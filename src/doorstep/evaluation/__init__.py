@@ -1,0 +1,1 @@
+"""Roll-outs of a workflow over data: graded, resumable, with intervals."""

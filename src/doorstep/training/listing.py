@@ -54,9 +54,9 @@ def checkpoint(saved: SavedCheckpoint) -> dict[str, Any]:
 
 
 def weights_info(registry: Registry, path: str) -> dict[str, Any]:
-    """Return the shape of a checkpoint's adapter."""
+    """Return the shape of a checkpoint's adapter, and beyond the Tinker API the digest of its tensors."""
     parsed = parse(path)
-    registry.checkpoint(parsed)
+    saved = registry.checkpoint(parsed)
     run = registry.run(parsed.run_id)
     return {
         "base_model": run.base,
@@ -65,6 +65,7 @@ def weights_info(registry: Registry, path: str) -> dict[str, Any]:
         "train_attn": run.spec.train_attn,
         "train_mlp": run.spec.train_mlp,
         "train_unembed": run.spec.train_unembed,
+        "digest": saved.digest,
     }
 
 

@@ -53,14 +53,16 @@ class Door:
 
 
 @contextmanager
-def serving(data: Path, make_engine: Callable[[], Any]) -> Iterator[str]:
+def serving(
+    data: Path, make_engine: Callable[[], Any], make_app: Callable[[Service], Starlette] = application
+) -> Iterator[str]:
     """Serve on a free port of 127.0.0.1 in a thread of its own; give the address."""
     server = uvicorn.Server(uvicorn.Config("", port=0, log_level="warning", timeout_graceful_shutdown=1))
     started = threading.Event()
 
     async def main() -> None:
         service = await Service.start(make_engine(), data)
-        server.config.app = application(service)
+        server.config.app = make_app(service)
         server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)
         await server.startup()
