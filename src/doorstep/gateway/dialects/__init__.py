@@ -1,0 +1,1 @@
+"""Wire formats: one module per dialect, bytes and types, without I/O."""

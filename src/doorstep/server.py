@@ -1,0 +1,228 @@
+"""The server: the only place that wires the parts together, as one ASGI application.
+
+Parts start in the order store, engine, training service, recorder, gateway, and stop in reverse.
+"""
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from doorstep import __version__
+from doorstep.config import ProviderSettings, Settings, model_folder
+from doorstep.engine.api import Engine, ModelInfo
+from doorstep.errors import EngineError, UsageError
+from doorstep.gateway.app import Gateway
+from doorstep.gateway.app import routes as gateway_routes
+from doorstep.gateway.keys import Keys
+from doorstep.gateway.models import Models
+from doorstep.gateway.providers import fake
+from doorstep.gateway.providers.base import Provider
+from doorstep.gateway.providers.engine import EngineProvider
+from doorstep.gateway.providers.openai_http import OpenAIProvider
+from doorstep.gateway.recorder import Recorder
+from doorstep.renderers.chat import ChatRenderer
+from doorstep.routing.routes import RouteTable
+from doorstep.store import Store
+from doorstep.training.app import routes as training_routes
+from doorstep.training.service import Service, one_tenant
+from doorstep.value.prices import CpuMeter, Pricer
+
+DATABASE = "doorstep.db"
+CAPTURES = "captures"
+ENGINE_LOG = "engine.log"
+CLOCK_TIMEOUT_S = 5.0
+
+
+class ServedEngine(Engine, Protocol):
+    """An engine that says what CPU time it has used."""
+
+    async def cpu_seconds(self) -> float: ...  # noqa: D102
+
+
+StartEngine = Callable[[Settings], Awaitable[ServedEngine]]
+
+
+async def start_remote(settings: Settings) -> ServedEngine:
+    """Start the engine as a process of its own."""
+    from doorstep.engine.remote import RemoteEngine
+
+    name = settings.serve.model or ""
+    return await RemoteEngine.start(
+        folder=model_folder(name), name=_base_name(name), threads=settings.threads, log=settings.data / ENGINE_LOG
+    )
+
+
+def create_app(settings: Settings, url: str, start_engine: StartEngine | None = None) -> Starlette:
+    """Return the application; its parts start with its lifespan. ``url`` is where it will be reached.
+
+    ``UsageError`` now, not at the start, for what cannot work. ``start_engine`` is for engines of another kind.
+    """
+    if settings.serve.model and start_engine is None:
+        model_folder(settings.serve.model)
+    keys = Keys(settings.data)
+    if not _is_loopback(settings.serve.host) and not keys.all():
+        raise UsageError(
+            f"{settings.serve.host} can be reached from other machines, so callers need a key, and there is none. "
+            "Make one: doorstep keys create"
+        )
+    return Starlette(lifespan=lambda app: _lifespan(app, settings, url, keys, start_engine or start_remote))
+
+
+@asynccontextmanager
+async def _lifespan(
+    app: Starlette, settings: Settings, url: str, keys: Keys, start_engine: StartEngine
+) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        store = await asyncio.to_thread(Store.open, settings.data / DATABASE)
+        stack.push_async_callback(asyncio.to_thread, store.close)
+        local = await _local(settings, keys, start_engine, stack) if settings.serve.model else None
+        pricer = await asyncio.to_thread(_pricer, settings, local, asyncio.get_running_loop())
+        recorder = await asyncio.to_thread(Recorder, store, settings.data / CAPTURES, pricer)
+        stack.push_async_callback(asyncio.to_thread, recorder.close)
+        models = Models(
+            local.provider if local else None, local.names if local else (), _hosted(settings), RouteTable(store)
+        )
+        stack.push_async_callback(models.close)
+        gateway = Gateway(models, recorder, keys)
+        app.router.routes += [
+            *gateway_routes(gateway),
+            *([Mount("/api/v1", routes=training_routes(local.service))] if local else []),
+            *_own_routes(settings, url, local, gateway),
+        ]
+        yield
+
+
+class Local:
+    """The local model and what works on it."""
+
+    def __init__(self, settings: Settings, engine: ServedEngine, info: ModelInfo, service: Service) -> None:
+        self.engine = engine
+        self.info = info
+        self.service = service
+        self.names = (info.name, settings.serve.model or info.name)  # commands use the name in the settings
+        renderer = ChatRenderer(Path(info.folder))
+        self.provider: Provider = EngineProvider(engine, info, renderer, service.adapter_for)
+
+
+async def _local(settings: Settings, keys: Keys, start_engine: StartEngine, stack: AsyncExitStack) -> Local:
+    engine = await start_engine(settings)
+    stack.push_async_callback(engine.close)
+    service = await Service.start(engine, settings.data, _authenticate(keys))
+    stack.push_async_callback(service.close)
+    return Local(settings, engine, await engine.info(), service)
+
+
+def _authenticate(keys: Keys) -> Callable[[Mapping[str, str]], str | None]:
+    """Return who a training client is: everyone who may call is the one tenant."""
+    return lambda headers: one_tenant(headers) if keys.allow(headers) else None
+
+
+def _hosted(settings: Settings) -> dict[str, Provider]:
+    return {name: _provider(name, provider) for name, provider in settings.providers.items()}
+
+
+def _provider(name: str, settings: ProviderSettings) -> Provider:
+    if settings.base_url.startswith(fake.SCHEME):
+        return fake.FakeProvider(name)
+    return OpenAIProvider(name, settings)
+
+
+def _pricer(settings: Settings, local: Local | None, loop: asyncio.AbstractEventLoop) -> Pricer:
+    if local is None:
+        return Pricer(core_hour_usd=settings.prices.core_hour_usd)
+    meter = CpuMeter(_Clock(local.engine, loop), settings.threads)
+    return Pricer(meter, settings.prices.core_hour_usd)
+
+
+class _Clock:
+    """The CPU seconds of this process and the engine, for other threads than the event loop's."""
+
+    def __init__(self, engine: ServedEngine, loop: asyncio.AbstractEventLoop) -> None:
+        self._engine = engine
+        self._loop = loop
+        self._last = 0.0
+
+    def __call__(self) -> float:
+        future = asyncio.run_coroutine_threadsafe(_cpu_seconds(self._engine), self._loop)
+        try:
+            self._last = future.result(CLOCK_TIMEOUT_S)
+        except (EngineError, TimeoutError):  # the engine is gone: it uses nothing more
+            future.cancel()
+        return self._last
+
+
+async def _cpu_seconds(engine: ServedEngine | None) -> float:
+    return time.process_time() + (await engine.cpu_seconds() if engine else 0.0)
+
+
+# Addresses of the server itself
+
+
+def _own_routes(settings: Settings, url: str, local: Local | None, gateway: Gateway) -> list[Route]:
+    async def healthz(_request: Request) -> Response:
+        return await _healthz(settings, local, gateway)
+
+    async def metrics(_request: Request) -> Response:
+        return Response(gateway.metrics.text(gateway.recorder), media_type="text/plain; version=0.0.4")
+
+    async def home(_request: Request) -> Response:
+        return _json({"doorstep": __version__, "addresses": _addresses(url, local)})
+
+    return [Route("/healthz", healthz), Route("/metrics", metrics), Route("/", home)]
+
+
+async def _healthz(settings: Settings, local: Local | None, gateway: Gateway) -> Response:
+    recorder = gateway.recorder
+    health: dict[str, Any] = {
+        "status": "ok",
+        "data": str(settings.data.resolve()),
+        "model": _model(local.info) if local else None,
+        "recorder": {"dropped": recorder.dropped, "refused": recorder.refused, "backlog_bytes": recorder.backlog},
+    }
+    try:
+        health["cpu_seconds"] = await _cpu_seconds(local.engine if local else None)
+    except EngineError as error:
+        return _json(health | {"status": f"the engine is not there: {error}"}, 503)
+    return _json(health)
+
+
+def _model(info: ModelInfo) -> dict[str, Any]:
+    return {"name": info.name, "folder": info.folder, "digest": info.digest, "max_context": info.max_context}
+
+
+def _addresses(url: str, local: Local | None) -> dict[str, str]:
+    found = {
+        "openai": f"{url}/v1",
+        "openai, calls of one run": f"{url}/runs/RUN_ID/v1",
+        "health": f"{url}/healthz",
+        "metrics": f"{url}/metrics",
+    }
+    return found | ({"tinker": f"{url} (api under /api/v1)"} if local else {})
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _base_name(name: str) -> str:
+    """Return what the base is called: ``tiny``, or the last part of its folder."""
+    return name if name == "tiny" else Path(name).expanduser().resolve().name
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
