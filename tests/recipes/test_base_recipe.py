@@ -1,0 +1,50 @@
+"""The shipped base can be made again: its text is generated the same each time, and so are its weights."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "base"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def families(monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
+    monkeypatch.syspath_prepend(str(RECIPE))
+    import families
+
+    return families
+
+
+def test_an_instance_is_a_function_of_its_number(families) -> None:  # noqa: ANN001
+    assert [families.instance(seed) for seed in range(50)] == [families.instance(seed) for seed in range(50)]
+
+
+def test_every_order_is_valid_json_with_a_line(families) -> None:  # noqa: ANN001
+    made = [families.instance(seed) for seed in range(2000)]
+    orders = [json.loads(answer) for name, (_, _, answer) in made if name == "orders"]
+    assert len(orders) > 500
+    assert all(order["lines"] and 1 <= order["day"] <= 31 for order in orders)
+
+
+def test_the_base_has_read_no_record_of_the_examples(families) -> None:  # noqa: ANN001
+    generated = {user for seed in range(20_000) for _, user, _ in [families.instance(seed)[1]]}
+    records = [json.loads(line) for name in ("orders", "questions", "tickets") for line in (EXAMPLES / name / "records.jsonl").read_text("utf-8").splitlines()]
+    texts = {record["input"] if isinstance(record["input"], str) else record["input"]["body"] for record in records}
+    assert not {text for text in texts if any(line in generated for line in (text, text.strip()))}
+
+
+@pytest.mark.slow
+def test_training_again_gives_the_same_weights(tmp_path: Path) -> None:
+    digests = [_train(tmp_path / name) for name in ("first", "second")]
+    assert digests[0] == digests[1]
+
+
+def _train(out: Path) -> str:
+    options = ["--steps", "3", "--batch", "4", "--vocabulary", "400", "--width", "64", "--layers", "1", "--threads", "1", "--held-out", "4"]
+    subprocess.run([sys.executable, str(RECIPE / "train.py"), "--out", str(out), *options], check=True, capture_output=True)
+    return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
