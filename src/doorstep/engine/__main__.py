@@ -1,0 +1,5 @@
+"""``python -m doorstep.engine``: the engine process."""
+
+from doorstep.engine.process import main
+
+main()
