@@ -1,6 +1,7 @@
 """Prices: the price book's for hosted models, CPU time for our own, and nothing where nothing is known."""
 
 import socket
+import sys
 
 import msgspec
 import pytest
@@ -31,6 +32,11 @@ def test_a_hosted_call_is_priced_by_the_book():
 @pytest.mark.parametrize("changes", [{"served_model": "nobody-knows"}, {"provider": "fake"}, {"output_tokens": None}])
 def test_what_is_not_known_has_no_price(changes):
     assert Pricer().price(msgspec.structs.replace(CALL, **changes)) == UNKNOWN
+
+
+def test_without_the_price_book_a_price_is_not_known(monkeypatch):
+    monkeypatch.setitem(sys.modules, "genai_prices", None)
+    assert Pricer().price(CALL) == UNKNOWN
 
 
 def test_prices_need_no_network(monkeypatch):

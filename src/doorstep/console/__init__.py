@@ -1,0 +1,1 @@
+"""The pages: what the record says, for people."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from doorstep.types import Call
@@ -32,8 +32,11 @@ UNKNOWN = Price(None, None, None)
 
 @cache
 def price_version() -> str:
-    """Return the name and version of the price book."""
-    return f"genai-prices {version('genai-prices')}"
+    """Return the name and version of the price book, or how to get one."""
+    try:
+        return f"genai-prices {version('genai-prices')}"
+    except PackageNotFoundError:
+        return "no price book: pip install 'doorstep[prices]'"
 
 
 def list_price(
@@ -108,7 +111,10 @@ class Pricer:
 def _list_price_usd(
     provider: str, model: str, input_tokens: Decimal, output_tokens: Decimal, at_us: int | None
 ) -> Decimal | None:
-    from genai_prices import Usage, calc_price  # 0.15 s for its whole book: only when something is priced
+    try:
+        from genai_prices import Usage, calc_price  # 0.15 s for its whole book: only when something is priced
+    except ImportError:
+        return None
 
     when = None if at_us is None else datetime.fromtimestamp(at_us / MICRO, UTC)
     usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens)

@@ -1,0 +1,47 @@
+# Each target sets up .venv by itself. Python is chosen with PYTHON=…, more for a command with ARGS=….
+# On a machine without a GPU, the small CPU build of torch: make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup demo serve test lint format bench clean
+
+help: ## Say what there is.
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+
+setup: $(READY) ## Install everything into .venv.
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Show the whole loop on the order desk, in a few minutes.
+	@$(BIN)/doorstep demo $(ARGS)
+
+serve: $(READY) ## Serve the gateway on http://127.0.0.1:8000.
+	@$(BIN)/doorstep serve $(ARGS)
+
+lint: $(READY) ## Check style, layers and types.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+test: lint ## Check all of that, and run every test with its coverage.
+	$(BIN)/pytest --cov --cov-report=term $(ARGS)
+
+format: $(READY) ## Format the code.
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY) ## Measure the engine and the gateway.
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+
+clean: ## Remove .venv and what tools left; records in .doorstep stay.
+	rm -rf $(VENV) dist build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

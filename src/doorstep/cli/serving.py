@@ -1,0 +1,78 @@
+"""``doorstep serve``: one command that starts every configured part."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from doorstep import config
+from doorstep.cli import local_server
+from doorstep.cli.output import say
+from doorstep.errors import UsageError
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on. Beyond 127.0.0.1 keys are needed.")]
+Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")]
+Data = Annotated[str | None, typer.Option(help="Folder of the store, checkpoints and captures.")]
+Model = Annotated[str | None, typer.Option(help="Local model: 'tiny' (shipped), a folder, or '' for none.")]
+Threads = Annotated[int | None, typer.Option(help="Threads of the engine; 0: two where there are two cores.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command(epilog="Example: doorstep serve --port 8000    then    OPENAI_BASE_URL=http://127.0.0.1:8000/v1")(serve)
+
+
+def serve(
+    host: Host = None, port: Port = None, data: Data = None, model: Model = None, threads: Threads = None
+) -> None:
+    """Serve the gateway, the training service and the console on one address.
+
+    Settings come from doorstep.toml and DOORSTEP_SERVE_… variables; options win over both.
+    """
+    overrides = {"host": host, "port": port, "data": data, "model": model, "threads": threads}
+    settings = config.load(overrides=overrides)
+    if settings.serve.model:
+        config.model_folder(settings.serve.model)  # a wrong name is an error of one line, before anything starts
+    listener = _listen(settings.serve.host, settings.serve.port)
+    from doorstep.server import create_app  # loads the parts that only a server needs
+
+    url = f"http://{settings.serve.host}:{listener.getsockname()[1]}"
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings, url), log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
+    )
+    if os.environ.get(local_server.WITH_PARENT):
+        threading.Thread(target=_follow_parent, args=(server,), daemon=True).start()
+    local_server.note_address(settings.data, url)
+    say(
+        f"Doorstep on {url}  (data {settings.data.resolve()}, model {settings.serve.model or 'none'}). Ctrl-C stops it."
+    )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn stops in order, then raises the signal once more
+    try:
+        server.run(sockets=[listener])
+    finally:
+        local_server.forget_address(settings.data)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen on {host}:{port}: {error.strerror}. Give another --port, or 0 for a free one."
+        ) from None
+    return listener
+
+
+def _follow_parent(server: uvicorn.Server) -> None:
+    """Stop when the command that started this server is gone: its end of our standard input closes."""
+    while os.read(sys.stdin.fileno(), 1):  # not through the buffer, whose lock would be held when Python ends
+        pass
+    server.should_exit = True
