@@ -6,6 +6,7 @@ The model reads the e-mail; the business rules below are code, so that they are 
 import csv
 import json
 import re
+import sys
 from datetime import date, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -117,10 +118,15 @@ def catalogue() -> dict[str, dict]:
     goods: dict[str, dict] = {}
     with (HERE / "catalogue.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            goods.setdefault(row["sku"], row)  # of a duplicate the first line counts
+            if row["sku"] in goods:
+                print(f"catalogue.csv: '{row['sku']}' is there twice; the first line counts", file=sys.stderr)
+            goods.setdefault(row["sku"], row)
     return goods
 
 
 @cache
 def _last_orders() -> dict[str, list[dict]]:
     return json.loads((HERE / "last_orders.json").read_text("utf-8"))
+
+
+catalogue()  # read at once: what is wrong with it is told before the first e-mail

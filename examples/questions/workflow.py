@@ -34,7 +34,11 @@ def grade(sql: str, expected: str) -> dict[str, float]:
     got, wanted = _run(sql), _run(expected)
     if "order by" not in expected.lower():
         got, wanted = sorted(got, key=repr), sorted(wanted, key=repr)
-    return {"runs": 1.0, "columns": float([len(row) for row in got[:1]] == [len(row) for row in wanted[:1]]), "exact": float(got == wanted)}
+    return {
+        "runs": 1.0,
+        "columns": float([len(row) for row in got[:1]] == [len(row) for row in wanted[:1]]),
+        "exact": float(got == wanted),
+    }
 
 
 def rows(sql: str) -> list[dict]:
@@ -54,7 +58,10 @@ def _run(sql: str) -> list[tuple]:
     database = _database()
     database.set_progress_handler(too_long, 1000)
     try:
-        return [tuple(round(value, 6) if isinstance(value, float) else value for value in row) for row in database.execute(sql).fetchmany(500)]
+        return [
+            tuple(round(value, 6) if isinstance(value, float) else value for value in row)
+            for row in database.execute(sql).fetchmany(500)
+        ]
     except sqlite3.Error as error:
         raise ValueError(f"the query does not run: {error}") from None
 

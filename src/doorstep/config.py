@@ -3,6 +3,7 @@
 Environment variables win over the file: ``DOORSTEP_SERVE_PORT=9000`` sets ``port`` under ``[serve]``.
 """
 
+import hashlib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -94,6 +95,14 @@ def model_folder(name: str) -> Path:
             f"{name}: no model there (config.json is missing). Give 'tiny' or a folder that holds a model."
         )
     return folder
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the SHA-256 over a model's weight files in the order of their names: what makes two bases the same."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _apply_environment(values: dict[str, Any], environment: Mapping[str, str]) -> None:

@@ -62,14 +62,17 @@ async def start_remote(settings: Settings) -> ServedEngine:
     )
 
 
-def create_app(settings: Settings, url: str, start_engine: StartEngine | None = None) -> Starlette:
+def create_app(
+    settings: Settings, url: str, start_engine: StartEngine | None = None, own_key: str | None = None
+) -> Starlette:
     """Return the application; its parts start with its lifespan. ``url`` is where it will be reached.
 
-    ``UsageError`` now, not at the start, for what cannot work. ``start_engine`` is for engines of another kind.
+    ``UsageError`` now, not at the start, for what cannot work. ``start_engine`` is for engines of another kind;
+    ``own_key`` is accepted beside the keys that people made.
     """
     if settings.serve.model and start_engine is None:
         model_folder(settings.serve.model)
-    keys = Keys(settings.data)
+    keys = Keys(settings.data, own_key)
     if not _is_loopback(settings.serve.host) and not keys.all():
         raise UsageError(
             f"{settings.serve.host} can be reached from other machines, so callers need a key, and there is none. "

@@ -5,7 +5,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ def plan(workflow: Workflow, tmp_path: Path) -> Plan:
         folder=str(workflow.folder),
         workflow_version=workflow.version,
         base="tiny",
+        base_digest="d" * 64,
         dataset_id="ds",
         dataset_digest="x",
         checkpoint_every=3,
@@ -97,6 +98,7 @@ def service(url: str) -> Iterator[Any]:
 def services(url: str, store: Store, renderer: WordRenderer) -> Services:
     return Services(
         url=url,
+        key="tml-any",
         store=store,
         renderer=renderer,
         base="tiny",
@@ -114,6 +116,7 @@ class Heard:
         self.stop = stop
         self.steps: list[tuple[str, int]] = []
         self.rungs: list[str] = []
+        self.unusable: list[str] = []
 
     def evaluation(self, name: str, split: Split) -> Callable[[int, int], None]:
         return lambda done, of: self._hear(f"{name}/{split}", done)
@@ -121,6 +124,9 @@ class Heard:
     def step(self, stage: str, step: int, steps: int, metrics: dict[str, float]) -> None:
         self.steps.append((stage, step))
         self._hear(stage, step)
+
+    def left_out(self, records: Sequence[str]) -> None:
+        self.unusable = list(records)
 
     def rung(self, rung: Any) -> None:
         self.rungs.append(rung.name)

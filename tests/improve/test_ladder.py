@@ -106,6 +106,22 @@ def test_other_records_or_another_file_than_planned_are_refused(ladder, workflow
         ladder(workflow)
 
 
+def test_another_base_than_planned_is_refused(ladder, workflow, services):
+    lost = ladder(workflow)
+    other = msgspec.structs.replace(services, base_digest="e" * 64)
+    with pytest.raises(UsageError, match=r"weights dddddddddddd, but Doorstep runs on 'tiny' with eeeeeeeeeeee"):
+        Ladder(lost._job, workflow, lost._taskset, other, lost._listener)
+
+
+def test_training_records_that_are_left_out_are_told_and_kept(ladder, workflow, heard):
+    long = json.dumps({"input": "red " * 20, "expected": "fox"}) + "\n"
+    workflow.records.write_text(long + workflow.records.read_text())  # the oldest, so in training
+    listener = heard()
+    outcome = ladder(workflow, listener).climb()
+    assert outcome.left_out == listener.unusable
+    assert [line.partition(":")[0] for line in outcome.left_out] == ["1"]
+
+
 def test_a_model_that_gives_no_answers_stops_and_can_be_gone_on_with(ladder, workflow, services, monkeypatch):
     from doorstep.workflows import client
 

@@ -25,10 +25,10 @@ def client(service):
 
 @pytest.fixture
 def rl(plan, data, workflow, renderer):
-    """Make the stage; every answer can be parsed, so that the grader alone decides."""
-    return lambda grade=None, **changes: Rl(
+    """Make the stage; every answer has room and can be parsed, so that the grader alone decides."""
+    return lambda grade=None, room=64, **changes: Rl(
         msgspec.structs.replace(plan, rl=msgspec.structs.replace(plan.rl, **changes)),
-        data,
+        [msgspec.structs.replace(example, room=room) for example in data],
         msgspec.structs.replace(workflow, parse=str),
         renderer,
         CodeGrader(grade),
@@ -69,6 +69,11 @@ def test_a_sample_without_a_grade_is_left_out_and_not_a_zero(client, rl):
 def test_a_grader_that_never_gives_a_grade_stops_the_training(client, rl):
     with pytest.raises(UsageError, match="no grade to any sample"):
         rl(lambda value, expected: None).step(client, 0)
+
+
+def test_an_answer_that_was_cut_is_wrong_whatever_it_says(client, rl):
+    figures = rl(lambda value, expected: 1.0 if value else None, room=1).step(client, 0)  # no room for the end token
+    assert figures["exact"] == 0
 
 
 def test_the_rate_falls_to_zero_after_the_last_step():

@@ -40,7 +40,7 @@ def train(plan, sealed, workflow, renderer, store, url, tmp_path):
 
 @pytest.fixture
 def digests(url):
-    return lambda paths: {stage: adapter_digest(url, path) for stage, path in paths.items()}
+    return lambda paths: {stage: adapter_digest(url, "tml-any", path) for stage, path in paths.items()}
 
 
 def test_stopped_at_any_step_it_ends_with_the_same_adapters(train, digests, stopped):

@@ -82,16 +82,79 @@ async def test_a_page_of_a_proxy_is_the_infrastructures_failure(run_one):
     assert run.status is RunStatus.INFRA_ERROR
 
 
-@pytest.mark.parametrize(("status", "param"), [(400, None), (400, "messages"), (413, None)])
+@pytest.mark.parametrize(("status", "param"), [(400, None), (400, "messages"), (403, None), (413, None)])
 async def test_a_conversation_that_the_model_refuses_is_an_input_error(run_one, status, param):
     run, bodies = await run_one(lambda body: failure(status, "too long", param))
     assert (run.status, run.error, len(bodies)) == (RunStatus.INPUT_ERROR, f"HTTP {status}: too long", 1)
 
 
-@pytest.mark.parametrize(("status", "param"), [(401, None), (403, None), (404, "model"), (400, "temperature")])
+@pytest.mark.parametrize(("status", "param"), [(401, None), (404, "model"), (400, "top_k")])
 async def test_a_model_that_refuses_every_request_stops_the_work(run_one, status, param):
     with pytest.raises(UsageError, match=f"m refuses every request .HTTP {status}.: no such thing"):
         await run_one(lambda body: failure(status, "no such thing.", param))
+
+
+def refuse_options(**messages):
+    """Answer when none of these options is there."""
+
+    def rule(body):
+        named = next((name for name in messages if name in body), None)
+        return failure(400, messages[named], named) if named else "yes"
+
+    return rule
+
+
+async def test_what_a_hosted_model_refuses_by_name_is_left_out_or_renamed(run_one):
+    run, bodies = await run_one(refuse_options(temperature="only 1", max_tokens="use the other", logprobs="none here"))
+    assert (run.status, run.gaps, len(bodies)) == (RunStatus.OK, [], 4)
+    assert bodies[-1][1].keys() == {"model", "messages", "max_completion_tokens"}
+
+
+async def test_a_refusal_of_logprobs_may_have_no_name_but_its_message(run_one):
+    not_allowed = failure(403, "You are not allowed to request logprobs from this model")
+    run, bodies = await run_one(lambda body: not_allowed if "logprobs" in body else "yes")
+    assert (run.status, len(bodies)) == (RunStatus.OK, 2)
+
+
+async def test_what_a_model_refused_is_remembered_for_that_model():
+    with open_door(refuse_options(temperature="only 1")) as door:
+        async with ModelClient(door.url) as client:
+            for model in ("a", "a", "b"):
+                await client.complete("run_1", model, [], temperature=0)
+    assert ["temperature" in body for _, body in door.bodies] == [True, False, False, True, False]
+
+
+async def test_a_model_that_refuses_an_option_under_both_names_stops_the_work(run_one):
+    with pytest.raises(UsageError, match="refuses every request"):
+        await run_one(refuse_options(max_tokens="use the other", max_completion_tokens="too many"))
+
+
+async def test_the_wait_that_a_provider_asks_for_is_kept(run_one):
+    busy = failure(429, "busy")
+    busy.headers["retry-after"] = "0.3"
+    answers = iter([busy, "yes"])
+    run, _ = await run_one(lambda body: next(answers))
+    assert run.status is RunStatus.OK
+    assert run.ended_us - run.started_us >= 300_000
+
+
+@pytest.mark.parametrize("wait", ["86400", "Wed, 21 Oct 2099 07:28:00 GMT", "nan", "soon", "-5"])
+async def test_no_provider_makes_us_wait_for_long(run_one, monkeypatch, wait):
+    monkeypatch.setattr(client_module, "MAX_WAIT_S", 0.01)
+    busy = failure(503, "busy")
+    busy.headers["retry-after"] = wait
+    run, bodies = await run_one(lambda body: busy)
+    assert (run.status, len(bodies)) == (RunStatus.INFRA_ERROR, 3)
+    assert run.ended_us - run.started_us < 5_000_000
+
+
+@pytest.mark.parametrize(("tokens", "says"), [(160, "cut at 160 tokens; raise MAX_TOKENS"), (40, "context is full")])
+async def test_an_answer_that_was_cut_is_the_models_failure(run_one, tokens, says):
+    cut = completion("half an ans")
+    cut["choices"][0]["finish_reason"], cut["usage"]["completion_tokens"] = "length", tokens
+    run, _ = await run_one(lambda body: JSONResponse(cut))
+    assert (run.status, run.output, run.needs_person) == (RunStatus.AGENT_ERROR, None, True)
+    assert says in run.error
 
 
 async def test_an_input_that_is_no_text_is_an_input_error(run_one):

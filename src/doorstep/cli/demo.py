@@ -1,6 +1,7 @@
 """``doorstep demo``: the whole loop on a shipped example, from records to an own model with the traffic."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,8 @@ import typer
 from doorstep import config
 from doorstep.cli import local_server, output
 from doorstep.cli.deciding import move_traffic
-from doorstep.cli.improving import climb, jobs_folder, plan_for, verdict_line
+from doorstep.cli.improving import base_digest, climb, jobs_folder, plan_for, verdict_line
+from doorstep.cli.local_server import Address
 from doorstep.cli.models import BASE, served_model
 from doorstep.cli.output import Json, say
 from doorstep.cli.report import HOSTED, Report, build
@@ -53,9 +55,9 @@ def demo(
         Store.open(settings.data / "doorstep.db") as store,
     ):
         steps.begin("start", "Start Doorstep: its record on SQLite, its own engine, the gateway")
-        with local_server.running(settings) as url:
-            say(f"     ready on {url} with the model '{settings.serve.model}', data in {settings.data}")
-            report = Demo(settings, store, url, folder, steps).run(seed, parse_budget(budget))
+        with local_server.running(settings) as address:
+            say(f"     ready on {address.url} with the model '{settings.serve.model}', data in {settings.data}")
+            report = Demo(settings, store, address, folder, steps).run(seed, parse_budget(budget))
     if as_json:
         output.emit(report)
         return
@@ -109,6 +111,10 @@ class Steps:
         """Show one training step."""
         self.bars.step(stage, step, steps, metrics)
 
+    def left_out(self, records: Sequence[str]) -> None:
+        """Tell which training records cannot be used."""
+        self.bars.left_out(records)
+
     def rung(self, rung: Rung) -> None:
         """Show a measured rung; after the base comes training."""
         self.bars.rung(rung)
@@ -119,10 +125,10 @@ class Steps:
 class Demo:
     """The loop, one method a step."""
 
-    def __init__(self, settings: Settings, store: Store, url: str, folder: Path, steps: Steps) -> None:
+    def __init__(self, settings: Settings, store: Store, address: Address, folder: Path, steps: Steps) -> None:
         self._settings = settings
         self._store = store
-        self._url = url
+        self._address = address
         self._folder = folder
         self._steps = steps
 
@@ -153,7 +159,7 @@ class Demo:
 
     def _job(self, workflow: Workflow, taskset: Taskset, seed: int, seconds: float) -> tuple[Job, Path]:
         """Plan the improvement, or take up the same one if it was stopped before its end."""
-        key = [workflow.name, workflow.version, taskset.dataset.digest, self._settings.serve.model, seed, seconds]
+        key = [workflow.name, workflow.version, taskset.dataset.digest, base_digest(self._settings), seed, seconds]
         job_id, marker = unfinished(self._settings.data, key, "job")
         folder = jobs_folder(self._settings) / job_id
         if (folder / "plan.json").exists():
@@ -168,7 +174,8 @@ class Demo:
 
     def _answers(self, model: str) -> bool:
         body = {"model": model, "messages": [{"role": "user", "content": "Say yes."}]}
-        with httpx.Client(base_url=self._url, timeout=60.0, trust_env=False) as http:
+        headers = {"authorization": f"Bearer {self._address.key}"}
+        with httpx.Client(base_url=self._address.url, headers=headers, timeout=60.0, trust_env=False) as http:
             response = http.post("/v1/chat/completions", json=body)
         reached = response.status_code == httpx.codes.OK
         fate = "measured on the held-out records too" if reached else f"left out, it does not answer: {response.text}"
@@ -183,7 +190,7 @@ class Demo:
         served = served_model(self._store, self._settings, workflow.name, None)
         out = self._settings.data / f"{workflow.name}.csv"
         progress = self._steps.bars.bar(f"run {workflow.name}")
-        runs = run_batch(self._store, self._url, self._settings.data, workflow, served, [inbox], out, progress)
+        runs = run_batch(self._store, self._address, self._settings.data, workflow, served, [inbox], out, progress)
         result = batch_report(workflow, runs, out)
         say(f"     {result['ok']} done, {result['needs_person']} for a person to look at: {out}")
         return result

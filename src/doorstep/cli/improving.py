@@ -11,7 +11,8 @@ import typer
 
 from doorstep import config, ids
 from doorstep.cli import local_server, output
-from doorstep.cli.output import Json, say
+from doorstep.cli.local_server import Address
+from doorstep.cli.output import SHOWN, Json, say
 from doorstep.cli.working import Data
 from doorstep.config import Settings
 from doorstep.errors import UsageError
@@ -71,14 +72,13 @@ def plan_for(
     job_id: str | None = None,
 ) -> Job:
     """Freeze the plan of a new improvement."""
-    if not settings.serve.model:
-        raise UsageError("No local model is configured to train. Set model under [serve], such as 'tiny'.")
     plan = Plan(
         job_id=job_id or ids.new_id("job"),
         workflow=workflow.name,
         folder=str(workflow.folder.resolve()),
         workflow_version=workflow.version,
-        base=settings.serve.model,
+        base=settings.serve.model or "",
+        base_digest=base_digest(settings),
         dataset_id=taskset.dataset.dataset_id,
         dataset_digest=taskset.dataset.digest,
         seed=seed,
@@ -88,17 +88,24 @@ def plan_for(
     return Job.create(jobs_folder(settings), plan)
 
 
+def base_digest(settings: Settings) -> str:
+    """Return the digest of the local base model, which must be configured."""
+    if not settings.serve.model:
+        raise UsageError("No local model is configured to train. Set model under [serve], such as 'tiny'.")
+    return config.weights_digest(config.model_folder(settings.serve.model))
+
+
 def climb(settings: Settings, job: Job, workflow: Workflow, listener: "Listener", compare: Sequence[str]) -> Outcome:
     """Run the ladder of a job on a running Doorstep and keep its outcome."""
     from doorstep.improve.ladder import Ladder  # the training client takes two seconds to import
 
-    taskset = seal(workflow.name, workflow.records, 0)
+    taskset = seal(workflow.name, workflow.records)
     for problem in taskset.problems[:5]:
         say(f"left out: {problem}")
     with (
         Store.open(settings.data / "doorstep.db") as store,
-        local_server.running(settings) as url,
-        services(settings, store, url) as reached,
+        local_server.running(settings) as address,
+        services(settings, store, address) as reached,
     ):
         outcome = Ladder(job, workflow, taskset, reached, listener, compare).climb()
     write_atomic(job.folder / OUTCOME, msgspec.json.encode(outcome))
@@ -106,17 +113,18 @@ def climb(settings: Settings, job: Job, workflow: Workflow, listener: "Listener"
 
 
 @contextmanager
-def services(settings: Settings, store: Store, url: str) -> Iterator["Services"]:
-    """Yield what a ladder needs of the Doorstep that runs at ``url``."""
+def services(settings: Settings, store: Store, address: Address) -> Iterator["Services"]:
+    """Yield what a ladder needs of the Doorstep that runs at an address."""
     from doorstep.improve.ladder import Services
     from doorstep.renderers.chat import ChatRenderer
 
-    with httpx.Client(base_url=url, timeout=10.0, trust_env=False) as http:
+    with httpx.Client(base_url=address.url, timeout=10.0, trust_env=False) as http:
         health = http.get("/healthz").json()
         if not health.get("model"):
             raise UsageError("The running Doorstep has no local model to train; start it with --model tiny.")
         yield Services(
-            url=url,
+            url=address.url,
+            key=address.key,
             store=store,
             renderer=ChatRenderer(Path(health["model"]["folder"])),
             base=health["model"]["name"],
@@ -155,6 +163,7 @@ def improve_report(outcome: Outcome) -> dict[str, Any]:
             "adapter_digest": outcome.candidate.adapter_digest,
         },
         "decision": decision_report(outcome.decision),
+        "left_out": {"n": len(outcome.left_out), "first": outcome.left_out[:SHOWN]},
     }
 
 
@@ -214,5 +223,5 @@ def _planned(settings: Settings, name: str | None, budget: str, seed: int) -> tu
     if name is None:
         raise UsageError("name the workflow: doorstep improve NAME")
     workflow = find(name)
-    taskset = seal(workflow.name, workflow.records, 0)
+    taskset = seal(workflow.name, workflow.records)
     return plan_for(settings, workflow, taskset, seed=seed, seconds=parse_budget(budget)), workflow

@@ -1,10 +1,11 @@
 """A running Doorstep for commands that need one: the one that runs on this data folder, else one for their own time.
 
-A server started here ends with the command that started it, also when that command is killed: it watches its
-standard input, which closes with its parent.
+A running server notes its address, its process and a key of its own in ``server.json``, which only its user can read.
+Commands that run at once share one server. Each holds ``server.users`` locked, shared, while it works; a server that a
+command started ends when it can lock that file for itself, for then no command is left, however the last one ended.
 """
 
-import json
+import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import msgspec
 
 from doorstep.config import Settings
 from doorstep.errors import EngineUnavailable
@@ -23,69 +25,113 @@ START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
 NOTE = "server.json"
 LOG = "server.log"
-WITH_PARENT = "DOORSTEP_EXIT_WITH_PARENT"
+USERS = "server.users"
+TURN = "server.turn"
+WITH_COMMANDS = "DOORSTEP_EXIT_WITH_COMMANDS"
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a Doorstep runs, in which process, and the key that its own commands use."""
+
+    url: str
+    key: str
+    pid: int
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[str]:
+def running(settings: Settings) -> Iterator[Address]:
     """Yield the address of a ready Doorstep that works on the data folder of these settings."""
-    address = _existing(settings.data)
-    if address:
-        yield address
-        return
-    _await_end(settings.data)
-    process = _start(settings)
+    settings.data.mkdir(parents=True, exist_ok=True)
+    with (settings.data / USERS).open("w") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)  # a server that is ending has it locked: wait for its end
+        address, started = _join(settings)
+        try:
+            yield address
+        finally:
+            if started and _is_last(users.fileno()):
+                _stop(started)
+
+
+def follow_commands(data: Path) -> None:
+    """Return when no command uses the server of this process any more. Those that come later wait for its end."""
+    users = os.open(data / USERS, os.O_RDWR | os.O_CREAT)  # never closed: it stays locked until this process ends
+    while not _is_last(users):
+        time.sleep(0.1)
+
+
+def _is_last(users: int) -> bool:
     try:
-        yield _wait(process, settings.data)
-    finally:
-        _stop(process)
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def note_address(data: Path, url: str) -> None:
-    """Write down where a server runs, for the commands that come after."""
+def _join(settings: Settings) -> tuple[Address, subprocess.Popen[bytes] | None]:
+    """Return the address of the server, and its process if this command had to start it."""
+    with (settings.data / TURN).open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # of commands that begin together, one starts the server for all
+        address = _await_existing(settings.data)
+        if address:
+            return address, None
+        process = _start(settings)
+        try:
+            return _wait(process, settings.data), process
+        except BaseException:
+            _stop(process)
+            raise
+
+
+def note_address(data: Path, url: str, key: str) -> None:
+    """Write down where this process serves, for the commands that come after; only its user can read it."""
     data.mkdir(parents=True, exist_ok=True)
-    (data / NOTE).write_text(json.dumps({"url": url, "pid": os.getpid()}), "utf-8")
+    part = data / f".{NOTE}.{os.getpid()}"
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(Address(url=url, key=key, pid=os.getpid())))
+    part.replace(data / NOTE)
 
 
 def forget_address(data: Path) -> None:
     """Take back what this process wrote down; by now it may be another server's."""
     noted = _noted(data)
-    if noted and noted[1] == os.getpid():
+    if noted and noted.pid == os.getpid():
         (data / NOTE).unlink(missing_ok=True)
 
 
-def _noted(data: Path) -> tuple[str, int] | None:
-    """Return the address and the process id of the server that was noted, if that process is there."""
+def _noted(data: Path) -> Address | None:
+    """Return the address that was noted, if its process is there."""
     try:
-        note = json.loads((data / NOTE).read_text("utf-8"))
-        os.kill(note["pid"], 0)
-        return note["url"], note["pid"]
-    except (OSError, ValueError, KeyError):
+        address = msgspec.json.decode((data / NOTE).read_bytes(), type=Address)
+        os.kill(address.pid, 0)
+    except (OSError, ValueError):
         return None
+    return address
 
 
-def _await_end(data: Path) -> None:
-    """Let a server whose command was just killed end before another one works on its folder."""
+def _await_existing(data: Path) -> Address | None:
+    """Return the server that runs, if there is one; one that is starting or ending is given the time to."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while _noted(data) and time.monotonic() < deadline:
+        address = _existing(data)
+        if address:
+            return address
         time.sleep(0.05)
+    return None
 
 
-def _existing(data: Path) -> str | None:
+def _existing(data: Path) -> Address | None:
     noted = _noted(data)
     if noted is None:
         return None
-    url, _ = noted
     try:
-        health = httpx.get(f"{url}/healthz", timeout=5.0, trust_env=False)
+        health = httpx.get(f"{noted.url}/healthz", timeout=5.0, trust_env=False)
         same = health.status_code == httpx.codes.OK and health.json()["data"] == str(data.resolve())
     except (httpx.HTTPError, ValueError, KeyError):
         return None
-    return url if same else None
+    return noted if same else None
 
 
 def _start(settings: Settings) -> subprocess.Popen[bytes]:
-    settings.data.mkdir(parents=True, exist_ok=True)
     (settings.data / NOTE).unlink(missing_ok=True)
     serve = settings.serve
     command = [sys.executable, "-m", "doorstep", "serve", "--host", "127.0.0.1", "--port", "0", "--data", serve.data]
@@ -93,15 +139,15 @@ def _start(settings: Settings) -> subprocess.Popen[bytes]:
     with (settings.data / LOG).open("ab") as log:
         return subprocess.Popen(
             command,
-            stdin=subprocess.PIPE,  # closes when this process dies, however it dies
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C is for the command; it then stops its server in order
-            env=os.environ | {WITH_PARENT: "1"},
+            start_new_session=True,  # Ctrl-C is for the command; another one may still use the server
+            env=os.environ | {WITH_COMMANDS: "1"},
         )
 
 
-def _wait(process: subprocess.Popen[bytes], data: Path) -> str:
+def _wait(process: subprocess.Popen[bytes], data: Path) -> Address:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

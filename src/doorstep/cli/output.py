@@ -4,7 +4,7 @@
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from doorstep.types import Split
 
+SHOWN = 3  # of a list of problems
 LINES_PER_STAGE = 5  # where there is no terminal to draw bars on
 
 err = Console(stderr=True, highlight=False)
@@ -76,6 +77,12 @@ class Bars:
         result = rung.evaluation
         interval = f"[{result.low:.1%} … {result.high:.1%}]"
         say(f"     {rung.name}: {result.score:.1%} exactly right {interval} on {result.n} held-out records")
+
+    def left_out(self, records: Sequence[str]) -> None:
+        """Tell which training records cannot be used."""
+        say(f"     {len(records)} training records cannot be used and are left out:")
+        for record in records[:SHOWN]:
+            say(f"       {record}")
 
     def bar(self, text: str) -> Any:
         """Return the progress function of any other long work."""

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def serve(
     host: Host = None, port: Port = None, data: Data = None, model: Model = None, threads: Threads = None
 ) -> None:
-    """Serve the gateway, the training service and the console on one address.
+    """Serve the gateway and the training service on one address.
 
     Settings come from doorstep.toml and DOORSTEP_SERVE_… variables; options win over both.
     """
@@ -39,15 +40,22 @@ def serve(
     if settings.serve.model:
         config.model_folder(settings.serve.model)  # a wrong name is an error of one line, before anything starts
     listener = _listen(settings.serve.host, settings.serve.port)
+    from doorstep.gateway.keys import new_secret
     from doorstep.server import create_app  # loads the parts that only a server needs
 
+    own_key = new_secret()
     url = f"http://{settings.serve.host}:{listener.getsockname()[1]}"
     server = uvicorn.Server(
-        uvicorn.Config(create_app(settings, url), log_level="warning", lifespan="on", timeout_graceful_shutdown=3)
+        uvicorn.Config(
+            create_app(settings, url, own_key=own_key),
+            log_level="warning",
+            lifespan="on",
+            timeout_graceful_shutdown=3,
+        )
     )
-    if os.environ.get(local_server.WITH_PARENT):
-        threading.Thread(target=_follow_parent, args=(server,), daemon=True).start()
-    local_server.note_address(settings.data, url)
+    if os.environ.get(local_server.WITH_COMMANDS):
+        threading.Thread(target=_follow_commands, args=(server, settings.data), daemon=True).start()
+    local_server.note_address(settings.data, url, own_key)
     say(
         f"Doorstep on {url}  (data {settings.data.resolve()}, model {settings.serve.model or 'none'}). Ctrl-C stops it."
     )
@@ -71,8 +79,6 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _follow_parent(server: uvicorn.Server) -> None:
-    """Stop when the command that started this server is gone: its end of our standard input closes."""
-    while os.read(sys.stdin.fileno(), 1):  # not through the buffer, whose lock would be held when Python ends
-        pass
+def _follow_commands(server: uvicorn.Server, data: Path) -> None:
+    local_server.follow_commands(data)
     server.should_exit = True

@@ -4,16 +4,21 @@ import asyncio
 import csv
 import io
 import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from codecs import BOM_UTF8
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import msgspec
 import typer
 
 from doorstep import config, ids
 from doorstep.cli import local_server, output, templates
+from doorstep.cli.local_server import Address
 from doorstep.cli.models import NOT_MEASURED, Served, served_model
 from doorstep.cli.output import Json, say
 from doorstep.errors import BadInput, NotFound, UsageError
@@ -108,11 +113,11 @@ def run(
         raise UsageError(f"--out {out}: give a name that ends in .csv or .jsonl")
     with (
         Store.open(settings.data / "doorstep.db") as store,
-        local_server.running(settings) as url,
+        local_server.running(settings) as address,
         output.bars() as bars,
     ):
         served = served_model(store, settings, workflow.name, variant)
-        runs = run_batch(store, url, settings.data, workflow, served, inputs, out, bars.bar(f"run {name}"))
+        runs = run_batch(store, address, settings.data, workflow, served, inputs, out, bars.bar(f"run {name}"))
     report = batch_report(workflow, runs, out)
     if as_json:
         output.emit(report)
@@ -126,7 +131,7 @@ def run(
 
 def run_batch(
     store: Store,
-    url: str,
+    address: Address,
     data: Path,
     workflow: Workflow,
     served: Served,
@@ -141,7 +146,7 @@ def run_batch(
     batch_id, marker = _batch(data, workflow, served, tasks, out)
 
     async def work() -> list[Run]:
-        async with ModelClient(url) as client:
+        async with ModelClient(address.url, address.key) as client:
             runner = Runner(
                 client,
                 workflow,
@@ -155,26 +160,42 @@ def run_batch(
             return await roll_out(store, runner, tasks, batch_id, calibration=calibration, progress=progress)
 
     runs = asyncio.run(work()) if tasks else []
-    runs += [_unusable(workflow, served, batch_id, failure) for failure in failures]
-    known = {run.run_id for run in runs}
-    store.add(*[run for run in runs if run.status is RunStatus.INPUT_ERROR and run.run_id in known])
+    unusable = [_unusable(workflow, served, batch_id, failure) for failure in failures]
+    store.add(*unusable)
+    runs += unusable
     if out is not None:
         write_atomic(out, render_results(workflow, runs, out.suffix).encode())
     marker.unlink(missing_ok=True)
     return runs
 
 
-def read_inputs(workflow: Workflow, paths: Sequence[Path]) -> tuple[list[Task], list[BadInput]]:
-    """Read inputs from files, folders and .jsonl files; each unusable one is an error of its own."""
+class Unusable(NamedTuple):
+    """An input that cannot be run, and why."""
+
+    task_id: str
+    error: BadInput
+
+
+def read_inputs(workflow: Workflow, paths: Sequence[Path]) -> tuple[list[Task], list[Unusable]]:
+    """Read inputs from files, folders and .jsonl files; each unusable one is an error of its own.
+
+    An input is called by its file's stem, a line by its ``id`` or number; where two would have the same name, by its
+    path below the folder that holds all.
+    """
+    files = list(_files(paths))
+    inputs = [one for path in files for one in _inputs(workflow, path, _below_common(path, files))]
+    names = Counter(one.name for one in inputs)
     tasks: list[Task] = []
-    failures: list[BadInput] = []
-    for path in _files(paths):
+    failures: list[Unusable] = []
+    for one in inputs:
+        name = one.name if names[one.name] == 1 else one.full_name
         try:
-            items = list(_items(workflow, path))
+            item = one.load()
+            tasks.append(Task(task_id=name, digest=taskset.task_digest(item), item=item))
         except BadInput as error:
-            failures.append(error)
-            continue
-        tasks += [Task(task_id=name, digest=taskset.task_digest(item), item=item) for name, item in items]
+            failures.append(Unusable(name, error))
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            failures.append(Unusable(name, BadInput(one.full_name, f"it cannot be written as JSON: {error}")))
     return tasks, failures
 
 
@@ -251,7 +272,7 @@ def evaluate(
     tasks = sealed.tasks[Split.HELD_OUT]
     with (
         Store.open(settings.data / "doorstep.db") as store,
-        local_server.running(settings) as url,
+        local_server.running(settings) as address,
         output.bars() as bars,
     ):
         store.add(sealed.dataset, *sealed.items)
@@ -261,7 +282,7 @@ def evaluate(
         )
 
         async def work() -> list[Run]:
-            async with ModelClient(url) as client:
+            async with ModelClient(address.url, address.key) as client:
                 runner = Runner(
                     client,
                     workflow,
@@ -296,6 +317,14 @@ def evaluate(
     )
 
 
+class _Input(NamedTuple):
+    """One input that is not loaded yet."""
+
+    name: str
+    full_name: str
+    load: Callable[[], Any]
+
+
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
@@ -304,18 +333,45 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def _items(workflow: Workflow, path: Path) -> Iterator[tuple[str, Any]]:
+def _below_common(path: Path, files: Sequence[Path]) -> str:
+    """Return a file's path below the folder that all files are in."""
+    common = os.path.commonpath([file.absolute().parent for file in files])
+    return _text(path.absolute().relative_to(common).as_posix())
+
+
+def _inputs(workflow: Workflow, path: Path, full_name: str) -> Iterator[_Input]:
     if path.suffix != ".jsonl":
-        yield path.stem, _load(workflow, path)
+        yield _Input(_text(path.stem), full_name, partial(_load, workflow, path))
         return
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    try:
+        lines = path.read_bytes().removeprefix(BOM_UTF8).splitlines()
+    except OSError as error:
+        yield _Input(_text(path.stem), full_name, partial(_raise, full_name, f"cannot be read: {error.strerror}"))
+        return
+    for number, line in enumerate(lines, start=1):
         if line.strip():
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise BadInput(f"{path}:{number}", f"not JSON: {error}") from None
-            is_record = isinstance(record, dict) and "input" in record
-            yield str(record.get("id", number)) if is_record else str(number), record["input"] if is_record else record
+            yield _line(line, number, f"{full_name}:{number}")
+
+
+def _line(line: bytes, number: int, full_name: str) -> _Input:
+    """Return the input on a line: that of a record, or the value as it is."""
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return _Input(str(number), full_name, partial(_raise, full_name, f"not JSON in UTF-8: {error}"))
+    if isinstance(value, dict) and "input" in value:
+        name = value.get("id")
+        return _Input(str(number if name is None else name), full_name, lambda: value["input"])
+    return _Input(str(number), full_name, lambda: value)
+
+
+def _raise(where: str, why: str) -> NoReturn:
+    raise BadInput(where, why)
+
+
+def _text(name: str) -> str:
+    """Return a file's name, or words about it, as text that can be stored, whatever bytes the name has."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _load(workflow: Workflow, path: Path) -> Any:
@@ -327,21 +383,21 @@ def _load(workflow: Workflow, path: Path) -> Any:
         raise BadInput(str(path), str(error) or type(error).__name__) from None
 
 
-def _unusable(workflow: Workflow, served: Served, batch_id: str, failure: BadInput) -> Run:
+def _unusable(workflow: Workflow, served: Served, batch_id: str, failure: Unusable) -> Run:
     now = ids.now_us()
     return Run(
         run_id=ids.new_id("run"),
         workflow=workflow.name,
         variant=served.variant,
         mode=Mode.PROD,
-        task_id=Path(failure.where).stem,
-        task_digest=ids.digest(failure.where),
+        task_id=failure.task_id,
+        task_digest=ids.digest(_text(failure.error.where)),
         status=RunStatus.INPUT_ERROR,
         started_us=now,
         ended_us=now,
         evaluation_id=batch_id,
         needs_person=True,
-        error=str(failure),
+        error=_text(str(failure.error)),
     )
 
 

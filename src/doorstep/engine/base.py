@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from doorstep.config import weights_digest
 from doorstep.engine.api import ModelInfo
 from doorstep.engine.decoder import Layer, Rope, Shape, Weights, rope_tables
 from doorstep.errors import EngineError
@@ -49,8 +50,8 @@ def load_base(folder: Path, name: str) -> Base:
     info = ModelInfo(
         name=name,
         folder=str(folder),
-        digest=_digest(files),
-        tokenizer_digest=_digest([tokenizer] if tokenizer.is_file() else []),
+        digest=weights_digest(folder),
+        tokenizer_digest=hashlib.sha256(tokenizer.read_bytes() if tokenizer.is_file() else b"").hexdigest(),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         vocabulary=shape.vocabulary,
         max_context=config.max_position_embeddings,
@@ -126,10 +127,3 @@ def _ends(model: Any) -> list[list[int]]:
     if ends is None:
         return []
     return [[end] for end in (ends if isinstance(ends, list) else [ends])]
-
-
-def _digest(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()

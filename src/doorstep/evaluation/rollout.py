@@ -49,27 +49,50 @@ async def roll_out(
     """
     done = _done(store, evaluation_id)
     todo = {_key(task): task for task in tasks if _key(task) not in done}
-    gate = asyncio.Semaphore(concurrency)
     finished = sum(_key(task) in done for task in tasks)
+    made: dict[tuple[str, str], Run] = {}
+    kept = _Kept(store)
+    waiting = iter(todo.items())
 
-    async def one(task: Task) -> Run:
+    async def work() -> None:
         nonlocal finished
-        async with gate:
-            run = with_confidence(await runner.run(task), calibration)
-            records: list[Record] = [run]
-            if grader is not None and task.expected is not None:
-                records += grades_for(run, grader, task.expected)
-            await asyncio.to_thread(store.add, *records)
-        finished += 1
-        if progress:
-            progress(finished, len(tasks))
-        return run
+        for key, task in waiting:  # one iterator for all workers: each takes the next task
+            made[key] = run = with_confidence(await runner.run(task), calibration)
+            grades = [] if grader is None or task.expected is None else grades_for(run, grader, task.expected)
+            await kept.add(run, *grades)
+            finished += 1
+            if progress:
+                progress(finished, len(tasks))
 
     if progress:
         progress(finished, len(tasks))
-    made = await gather_all([one(task) for task in todo.values()])
-    runs = done | dict(zip(todo, made, strict=True))
+    try:
+        await gather_all([work() for _ in range(min(concurrency, len(todo)))])
+    finally:
+        await kept.flush()
+    runs = done | made
     return [runs[_key(task)] for task in tasks]
+
+
+class _Kept:
+    """Puts records into the store: what comes while one transaction is written goes together into the next."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: list[Record] = []
+        self._writing = asyncio.Lock()
+
+    async def add(self, *records: Record) -> None:
+        """Return when these records are stored."""
+        self._waiting += records
+        async with self._writing:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Store what still waits, also when the work was stopped."""
+        records, self._waiting = self._waiting, []
+        if records:
+            await asyncio.to_thread(self._store.add, *records)
 
 
 def _key(task: Task) -> tuple[str, str]:
@@ -82,11 +105,11 @@ def _done(store: Store, evaluation_id: str) -> dict[tuple[str, str], Run]:
     return {(run.task_id, run.task_digest): run for run in runs if run.status not in SAYS_NOTHING}
 
 
-async def gather_all(work: Sequence[Awaitable[Run]]) -> list[Run]:
+async def gather_all(work: Sequence[Awaitable[None]]) -> None:
     """Wait for all; when one fails or the user stops, the others are cancelled before the error goes up."""
     futures = [asyncio.ensure_future(one) for one in work]
     try:
-        return await asyncio.gather(*futures)
+        await asyncio.gather(*futures)
     except BaseException:
         for future in futures:
             future.cancel()

@@ -1,7 +1,8 @@
 """Keys: who may call. Kept as SHA-256 in ``keys.json`` of the data folder; the key itself is shown once.
 
 With no key in the file any caller on this machine is let in, but no web page of another origin: a browser would send
-its requests from this machine too. With one key, every caller needs one.
+its requests from this machine too. With one key, every caller needs one. The server's own key, made at each start for
+the commands that work on its data folder, counts like any other but is in no list.
 """
 
 import hmac
@@ -29,17 +30,26 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     created_us: int
 
 
-class Keys:
-    """The keys of one data folder. A running server sees new and revoked keys at the next call."""
+def new_secret() -> str:
+    """Return a fresh key."""
+    return PREFIX + secrets.token_urlsafe(32)
 
-    def __init__(self, data: Path) -> None:
+
+class Keys:
+    """The keys of one data folder. A running server sees new and revoked keys at the next call.
+
+    ``own`` is the server's own key, where there is one.
+    """
+
+    def __init__(self, data: Path, own: str | None = None) -> None:
         self._file = data / FILE
+        self._own = None if own is None else ids.digest(own.encode())
         self._version: tuple[int, int] | None = None
         self._keys: list[Key] = []
 
     def create(self, name: str) -> str:
         """Make a key; this is the only time that it is seen."""
-        secret = PREFIX + secrets.token_urlsafe(32)
+        secret = new_secret()
         key = Key(key_id=ids.new_id("key"), name=name, digest=ids.digest(secret.encode()), created_us=ids.now_us())
         self._write([*self.all(), key])
         return secret
@@ -74,7 +84,8 @@ class Keys:
             return _is_local(headers.get("origin"))
         given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
         digest = ids.digest(given.encode("utf-8", "surrogateescape"))
-        matches = [hmac.compare_digest(digest, key.digest) for key in keys]
+        known = [key.digest for key in keys] + ([self._own] if self._own else [])
+        matches = [hmac.compare_digest(digest, one) for one in known]
         return any(matches)
 
     def _write(self, keys: list[Key]) -> None:

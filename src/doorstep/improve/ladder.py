@@ -33,7 +33,6 @@ from doorstep.workflows.taskset import Taskset, TrainingSet
 from doorstep.workflows.workflow import Workflow
 
 BASE = "base"
-KEY = "tml-local"  # any key is accepted on this machine where none is configured
 MAX_MISSING = 0.05  # share of records without an answer above which the gate would not decide anyway
 
 
@@ -41,6 +40,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     """What a ladder works with, all reached from outside: addresses, the record, and two clocks."""
 
     url: str  # of the running Doorstep
+    key: str  # that it accepts
     store: Store
     renderer: Renderer
     base: str  # name of the base model, as the gateway and the training service know it
@@ -65,6 +65,10 @@ class Listener(Protocol):
         """Hear that a rung was measured."""
         ...
 
+    def left_out(self, records: Sequence[str]) -> None:
+        """Hear which training records cannot be used, each with the reason."""
+        ...
+
 
 class Ladder:
     """One improvement from its plan to its decision. Everything done is on disk; running it again goes on."""
@@ -78,7 +82,7 @@ class Ladder:
         listener: Listener,
         compare: Sequence[str] = (),
     ) -> None:
-        _check_unchanged(job, workflow, taskset)
+        _check_unchanged(job, workflow, taskset, services)
         self._job = job
         self._workflow = workflow
         self._taskset = taskset
@@ -91,28 +95,30 @@ class Ladder:
         """Measure the base, train the stages, measure them, choose, and decide."""
         self._services.store.add(self._taskset.dataset, *self._taskset.items)
         rungs = [self._measure(BASE, self._services.base)]
-        paths = self._train()
+        paths, left_out = self._train()
         rungs += [self._measure(name, path) for name, path in paths.items()]
         rungs += [self._measure(model, model) for model in self._compare]
         chosen, calibration = self._choose(paths)
         candidate = self._model_version(chosen, paths[chosen], calibration)
         decision = self._decide(candidate)
-        return Outcome(rungs=rungs, candidate=candidate, decision=decision, calibration=calibration)
+        return Outcome(rungs=rungs, candidate=candidate, decision=decision, calibration=calibration, left_out=left_out)
 
-    def _train(self) -> dict[str, str]:
+    def _train(self) -> tuple[dict[str, str], list[str]]:
         services = self._services
         data, left_out = examples(TrainingSet(self._taskset), self._workflow, services.renderer, services.max_context)
         if not data:
             raise UsageError(f"No training record can be used. The first says: {left_out[0]}")
+        if left_out:
+            self._listener.left_out(left_out)
         stages: Sequence[Stage] = (
             Sft(self._job.plan, data),
             Rl(self._job.plan, data, self._workflow, services.renderer, self._grader),
         )
-        rest = tinker.RestClient(base_url=services.url, api_key=KEY)
+        rest = tinker.RestClient(base_url=services.url, api_key=services.key)
         listener: StepListener = self._listener.step
-        with tinker.ServiceClient(base_url=services.url, api_key=KEY) as service:
+        with tinker.ServiceClient(base_url=services.url, api_key=services.key) as service:
             run = TrainingRun(self._job, service, rest, services.store, cpu_clock=services.cpu_clock, listener=listener)
-            return run.train(stages)
+            return run.train(stages), left_out
 
     def _measure(self, name: str, model: str) -> Rung:
         began = self._services.cpu_clock()
@@ -146,7 +152,7 @@ class Ladder:
         evaluation_id = self._evaluation_id(name, split)
 
         async def work() -> list[Run]:
-            async with ModelClient(self._services.url) as client:
+            async with ModelClient(self._services.url, self._services.key) as client:
                 runner = Runner(
                     client, self._workflow, variant=name, model=model, mode=Mode.EVAL, evaluation_id=evaluation_id
                 )
@@ -186,7 +192,7 @@ class Ladder:
 
     def _model_version(self, stage: str, path: str, calibration: Calibration) -> ModelVersion:
         plan = self._job.plan
-        digest = adapter_digest(self._services.url, path)
+        digest = adapter_digest(self._services.url, self._services.key, path)
         version = ModelVersion(
             model_id=f"model_{plan.job_id.removeprefix('job_')}",
             workflow=plan.workflow,
@@ -234,19 +240,25 @@ class Ladder:
         return f"{self._job.plan.job_id}/{name}/{split.value}"
 
 
-def _check_unchanged(job: Job, workflow: Workflow, taskset: Taskset) -> None:
-    """Refuse to go on with other records or another workflow file than the plan was made for."""
+def _check_unchanged(job: Job, workflow: Workflow, taskset: Taskset, services: Services) -> None:
+    """Refuse to go on with other records, another workflow file or another base than the plan was made for."""
     plan = job.plan
     if plan.dataset_digest != taskset.dataset.digest or plan.workflow_version != workflow.version:
         raise UsageError(
             f"The records or workflow.py of '{plan.workflow}' changed since this improvement was planned. "
             f"Start a new one: doorstep improve {plan.workflow}"
         )
+    if plan.base_digest != services.base_digest:
+        raise UsageError(
+            f"This improvement was planned on the base '{plan.base}' with the weights {plan.base_digest[:12]}, but "
+            f"Doorstep runs on '{services.base}' with {services.base_digest[:12]}. Serve that base again, or start a "
+            f"new improvement: doorstep improve {plan.workflow}"
+        )
 
 
-def adapter_digest(url: str, path: str) -> str:
+def adapter_digest(url: str, key: str, path: str) -> str:
     """Return the content digest of trained weights, as the training service states it."""
-    body, headers = {"tinker_path": path}, {"x-api-key": KEY}
+    body, headers = {"tinker_path": path}, {"x-api-key": key}
     response = httpx.post(f"{url}/api/v1/weights_info", json=body, headers=headers, timeout=30.0, trust_env=False)
     response.raise_for_status()
     return str(response.json().get("digest") or "unknown")

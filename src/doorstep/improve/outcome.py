@@ -26,3 +26,4 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     candidate: ModelVersion
     decision: Decision
     calibration: Calibration
+    left_out: list[str] = []  # training records that could not be rendered, and why

@@ -51,6 +51,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     folder: str  # of the workflow, for going on from anywhere
     workflow_version: str
     base: str
+    base_digest: str  # training goes on from other weights to another adapter
     dataset_id: str
     dataset_digest: str
     seed: int = 0

@@ -76,7 +76,7 @@ class Rl:
         scores: list[Score] = []
         used = 0
         for example, samples in zip(batch, groups, strict=True):
-            graded = [(sample, score) for sample in samples if (score := self._score(example, sample.tokens))]
+            graded = [(sample, score) for sample in samples if (score := self._score(example, sample))]
             scores += [score for _, score in graded]
             group = self._group_rows(example, graded)
             used += bool(group)
@@ -120,10 +120,13 @@ class Rl:
             pending.append(sampler.sample(prompt, num_samples=self._plan.rl.samples, sampling_params=params))
         return [future.result().sequences for future in pending]
 
-    def _score(self, example: Example, tokens: Sequence[int]) -> Score | None:
-        """Grade what the business would have got: parsed and with the rules applied. Unusable is wrong."""
+    def _score(self, example: Example, sample: Any) -> Score | None:
+        """Grade what the business would have got: parsed and with the rules applied. Unusable or cut is wrong."""
+        if sample.stop_reason == "length":
+            return WRONG
+        answer = self._renderer.answer(sample.tokens)
         try:
-            value = self._workflow.finish(self._workflow.parse(self._renderer.answer(tokens)), example.task.item)
+            value = self._workflow.finish(self._workflow.parse(answer), example.task.item)
         except Exception:
             return WRONG
         score = self._grader.score(value, example.task.expected)

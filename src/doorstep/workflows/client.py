@@ -4,6 +4,9 @@ Owns the HTTP client and the reading of the answer; knows no provider and no eng
 """
 
 import asyncio
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any
 
@@ -12,8 +15,17 @@ import msgspec
 
 from doorstep.errors import BadInput, DoorstepError, ProviderError, UsageError
 
-RETRIES = 3
+TRIES = 3
 BACKOFF_S = 0.5
+MAX_WAIT_S = 30.0  # however long a provider asks to be left alone
+
+# What some hosted models refuse by name, and what to send instead: reasoning models take no temperature and give no
+# log-probabilities, and call the longest answer by another name.
+INSTEAD: Mapping[str, str | None] = {
+    "temperature": None,
+    "logprobs": None,
+    "max_tokens": "max_completion_tokens",
+}
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +40,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelClient:
-    """An OpenAI-compatible client bound to runs: each call is made at ``/runs/{run_id}/v1``."""
+    """An OpenAI-compatible client bound to runs: each call is made at ``/runs/{run_id}/v1``.
+
+    It remembers which options a model refused, and goes on without them.
+    """
 
     def __init__(self, base_url: str, key: str = "doorstep", timeout_s: float = 120.0) -> None:
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
@@ -36,6 +51,7 @@ class ModelClient:
         self._http = httpx.AsyncClient(
             base_url=base_url, headers=headers, timeout=timeout_s, limits=limits, trust_env=False
         )
+        self._refused: dict[str, set[str]] = {}  # options by model
 
     async def __aenter__(self) -> "ModelClient":
         return self
@@ -52,23 +68,34 @@ class ModelClient:
         whatever is asked (no such model, no valid key, an option it does not take), ``ProviderError`` when the model
         or the way to it failed, after retries.
         """
-        body = _encode(model, {"model": model, "messages": messages, **options})
-        for attempt in range(RETRIES):
+        failures = 0
+        while True:
+            sent = self._accepted(model, options)
+            body = _encode(model, {"model": model, "messages": messages, **sent})
             try:
                 response = await self._http.post(f"/runs/{run_id}/v1/chat/completions", content=body)
             except httpx.HTTPError as error:
-                failure = ProviderError(f"{type(error).__name__}: {error}")
+                failure, wait = ProviderError(f"{type(error).__name__}: {error}"), 0.0
             else:
                 if response.status_code < 400:
                     return _completion(response)
+                if option := _refused_option(response, sent):
+                    self._refused.setdefault(model, set()).add(option)
+                    continue
                 refusal = _failure(response, model)
                 if not isinstance(refusal, ProviderError):
                     raise refusal
-                failure = refusal
-            if attempt == RETRIES - 1:
+                failure, wait = refusal, _retry_after(response)
+            failures += 1
+            if failures == TRIES:
                 raise failure
-            await asyncio.sleep(BACKOFF_S * 2**attempt)
-        raise AssertionError("the loop returns or raises")
+            await asyncio.sleep(max(BACKOFF_S * 2 ** (failures - 1), wait))
+
+    def _accepted(self, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options as this model takes them, as far as is known."""
+        refused = self._refused.get(model, ())
+        names = {name: INSTEAD[name] if name in refused else name for name in options}
+        return {taken: options[name] for name, taken in names.items() if taken}
 
 
 def _encode(model: str, body: dict[str, Any]) -> bytes:
@@ -102,9 +129,33 @@ def _failure(response: httpx.Response, model: str) -> DoorstepError:
     message, param = _error_of(response)
     if status in (408, 409, 425, 429) or status >= 500:
         return ProviderError(f"HTTP {status}: {message}", status=status)
-    if status in (400, 413, 422) and (param is None or param.startswith("messages")):
+    about_the_input = param is None or param.startswith(("messages", "prompt"))
+    if status in (400, 403, 413, 422) and about_the_input:  # 403: a filter of contents, as far as one can tell
         return BadInput(model, f"HTTP {status}: {message}")
     return UsageError(f"{model} refuses every request (HTTP {status}): {message}. Mend that and run it again.")
+
+
+def _refused_option(response: httpx.Response, sent: Mapping[str, Any]) -> str | None:
+    """Return the option that a model refuses by name, if it can be done without."""
+    if response.status_code not in (400, 403, 422):
+        return None
+    message, param = _error_of(response)
+    # OpenAI's refusal of log-probabilities is a 403 that says so in its message alone.
+    named = param or ("logprobs" if "logprobs" in message else None)
+    return named if named in INSTEAD and named in sent else None
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Return the seconds that a provider asks to wait, within reason; 0 where it asks nothing that can be read."""
+    asked = response.headers.get("retry-after", "")
+    try:
+        return min(float(asked), MAX_WAIT_S)
+    except ValueError:
+        pass
+    try:
+        return min(parsedate_to_datetime(asked).timestamp() - time.time(), MAX_WAIT_S)
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _error_of(response: httpx.Response) -> tuple[str, str | None]:

@@ -60,6 +60,9 @@ class Runner:
     def _read(self, run_id: str, started: int, task: Task, answer: Completion) -> Run:
         confidence = sequence_probability(answer.logprobs)
         gaps = [] if answer.logprobs is not None else ["no_logprobs"]
+        if answer.finish_reason == "length":
+            why = _cut(answer.output_tokens, self._workflow.max_tokens)
+            return self._end(run_id, started, task, RunStatus.AGENT_ERROR, error=why, confidence=confidence, gaps=gaps)
         try:
             output = self._workflow.finish(self._workflow.parse(answer.text), task.item)
             json.dumps(output, allow_nan=False)  # models do write NaN, which no store keeps
@@ -86,6 +89,13 @@ class Runner:
 def sequence_probability(logprobs: list[float] | None) -> float | None:
     """Return the chance that the model gave to its whole answer, ``None`` where it gives no log-probabilities."""
     return math.exp(min(0.0, sum(logprobs))) if logprobs else None
+
+
+def _cut(tokens: int | None, most: int) -> str:
+    """Say why an answer was cut, which is none: half of it may look like a whole one."""
+    if tokens is not None and tokens < most:
+        return f"the answer was cut at {tokens} tokens, where the model's context is full; shorten render()"
+    return f"the answer was cut at {most} tokens; raise MAX_TOKENS"
 
 
 def _text(error: Exception) -> str:

@@ -97,7 +97,7 @@ def read_records(path: Path) -> tuple[list[Task], list[str]]:
     return tasks, problems
 
 
-def seal(workflow: str, path: Path, seed: int = 0) -> Taskset:
+def seal(workflow: str, path: Path) -> Taskset:
     """Read, split and seal the records of a workflow. The same file gives the same digest, always."""
     tasks, problems = read_records(path)
     if len(tasks) < MIN_RECORDS:
@@ -108,7 +108,7 @@ def seal(workflow: str, path: Path, seed: int = 0) -> Taskset:
     clusters = {task.task_id: cluster_of(task.item) for task in tasks}
     # All that the stored rows say: other rows are another dataset.
     rows = [(task, splits[task.task_id].value, clusters[task.task_id]) for task in tasks]
-    manifest = ids.digest([workflow, seed, rows])
+    manifest = ids.digest([workflow, rows])
     dataset_id = f"ds_{manifest[:24]}"
     by_split = {split: [task for task in tasks if splits[task.task_id] is split] for split in Split}
     if not all(by_split.values()):
@@ -123,7 +123,6 @@ def seal(workflow: str, path: Path, seed: int = 0) -> Taskset:
         digest=manifest,
         created_us=0,  # a seal has no time of its own: the same records are the same dataset
         counts={split.value: len(part) for split, part in by_split.items()},
-        seed=seed,
     )
     items = [
         DatasetItem(
