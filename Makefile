@@ -1,5 +1,4 @@
 # Each target sets up .venv by itself. Python is chosen with PYTHON=…, more for a command with ARGS=….
-# On a machine without a GPU, the small CPU build of torch: make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
 VENV := .venv

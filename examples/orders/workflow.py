@@ -25,7 +25,10 @@ def load(path: Path) -> dict:
     """An ``.eml`` file, with the sender's last order beside it where one asks for the same again."""
     item = load_file(path)
     item["from"] = re.sub(r".*<(.*)>", r"\1", item["from"])
-    if re.search(r"same as|same again|the usual|repeat our|wie letztes Mal|das Übliche|nochmal dasselbe|跟上次一样|老样子|照旧", item["body"]):
+    if re.search(
+        r"same as|same again|the usual|repeat our|wie letztes Mal|das Übliche|nochmal dasselbe|跟上次一样|老样子|照旧",
+        item["body"],
+    ):
         item["last"] = _last_orders().get(item["from"], [])
     return item
 
@@ -33,7 +36,10 @@ def load(path: Path) -> dict:
 def render(item: dict) -> str:
     """The next working days, the last order where it matters, and the e-mail without quoted thread and signature."""
     today = _day(item)
-    parts = [f"{WEEKDAYS[min(4, today.weekday())]} {today.day}: " + " ".join(f"{WEEKDAYS[day.weekday()]} {day.day}" for day in working_days(today))]
+    parts = [
+        f"{WEEKDAYS[min(4, today.weekday())]} {today.day}: "
+        + " ".join(f"{WEEKDAYS[day.weekday()]} {day.day}" for day in working_days(today))
+    ]
     if item.get("last"):
         parts.append("last: " + "; ".join(f"{line['qty']} {line['unit']} {line['sku']}" for line in item["last"]))
     return "\n".join([*parts, _own_words(item["body"])])
@@ -41,7 +47,9 @@ def render(item: dict) -> str:
 
 def answer(expected: dict, item: dict) -> str:
     """What the model should have said: the booked lines, and the day as the calendar shows it."""
-    return json.dumps({"lines": expected["lines"], "day": int(expected["day"][-2:])}, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(
+        {"lines": expected["lines"], "day": int(expected["day"][-2:])}, ensure_ascii=False, separators=(",", ":")
+    )
 
 
 def finish(value: dict, item: dict) -> dict:

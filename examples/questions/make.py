@@ -54,10 +54,10 @@ def write_database(rng: Random) -> None:
     text.append(
         "create table rentals(id integer primary key, customer text, status text, hours integer, total integer, day integer, bikes_id integer references bikes(id));"
     )
-    for number in range(1, 81):
-        text.append(
-            f"insert into bikes values({number},'{rng.choice(NAMES)}{number}','{rng.choice(list(KINDS))}','{rng.choice(list(BRANCHES))}',{rng.randint(4, 30)});"
-        )
+    text += [
+        f"insert into bikes values({number},'{rng.choice(NAMES)}{number}','{rng.choice(list(KINDS))}','{rng.choice(list(BRANCHES))}',{rng.randint(4, 30)});"
+        for number in range(1, 81)
+    ]
     for number in range(1, 601):
         hours = rng.randint(1, 72)
         text.append(

@@ -295,7 +295,7 @@ def fields(rng: Random) -> Instance:
     }
     facts["mail"] = (facts["mail"][0], (f"mail {facts['mail'][0]}", f"write to {facts['mail'][0]}"))
     asked = rng.sample(list(facts), rng.randint(2, 4))
-    present = [key for key in facts if key in asked and rng.random() < 0.9 or rng.random() < 0.3]
+    present = [key for key in facts if (key in asked and rng.random() < 0.9) or rng.random() < 0.3]
     said = [rng.choice(facts[key][1]) for key in present]
     rng.shuffle(said)
     answer = {key: facts[key][0] if key in present else None for key in asked}

@@ -40,7 +40,10 @@ def train_tokenizer(vocabulary: int) -> Tokenizer:
     texts = [part for seed in range(30_000) for part in instance(HELD_OUT * 2 + seed)[1]]
     words = [word for goods in GOODS for word in goods] * 40
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts + words, trainer)
     return tokenizer
@@ -116,14 +119,21 @@ def save(model: Qwen3ForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
 @torch.no_grad()
 def held_out(model: Qwen3ForCausalLM, tokenizer: Tokenizer, count: int) -> dict[str, tuple[int, int]]:
     """Return (exactly right, asked) per family on instances that were never trained on, decoded greedily."""
-    rows = [(instance(seed)[0], *row) for seed, row in zip(range(HELD_OUT, HELD_OUT + count), encode(tokenizer, range(HELD_OUT, HELD_OUT + count)), strict=True)]
+    rows = [
+        (instance(seed)[0], *row)
+        for seed, row in zip(
+            range(HELD_OUT, HELD_OUT + count), encode(tokenizer, range(HELD_OUT, HELD_OUT + count)), strict=True
+        )
+    ]
     score = {family.__name__: (0, 0) for family in FAMILIES_BY_WEIGHT}
     by_length: dict[int, list] = {}
     for row in rows:
         by_length.setdefault(row[2], []).append(row)
     for prompt, group in by_length.items():
         ids = torch.tensor([row[1][:prompt] for row in group])
-        made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=96, do_sample=False, pad_token_id=PAD)
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=96, do_sample=False, pad_token_id=PAD
+        )
         for (family, wanted, _), got in zip(group, made[:, prompt:].tolist(), strict=True):
             right, asked = score[family]
             answer = got[: got.index(END) + 1] if END in got else got
@@ -148,7 +158,11 @@ def main() -> None:
     parser.add_argument("--adam-rate", type=float, default=4e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--held-out", type=int, default=300, help="instances that are measured at each save")
-    parser.add_argument("--bf16", action="store_true", help="matrix products in bfloat16: 1.5 times as fast where the CPU has AVX512-BF16")
+    parser.add_argument(
+        "--bf16",
+        action="store_true",
+        help="matrix products in bfloat16: 1.5 times as fast where the CPU has AVX512-BF16",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -159,7 +173,10 @@ def main() -> None:
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embed" in n]
     muon = Muon(matrices, lr=args.muon_rate)
     adam = torch.optim.AdamW(others, lr=args.adam_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {tokenizer.get_vocab_size()}", flush=True)
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {tokenizer.get_vocab_size()}",
+        flush=True,
+    )
     source, started, seen, smooth = batches(tokenizer, args.batch), time.time(), 0, 0.0
     for step in range(args.steps):
         tokens, weights = next(source)
@@ -183,7 +200,11 @@ def main() -> None:
             print(f"step {step} loss {smooth:.4f} tokens {seen:,} {time.time() - started:.0f}s", flush=True)
         if step % 500 == 499 or step + 1 == args.steps:
             save(model, tokenizer, args.out)
-            print("held out:", {k: f"{r}/{n}" for k, (r, n) in held_out(model, tokenizer, args.held_out).items()}, flush=True)
+            print(
+                "held out:",
+                {k: f"{r}/{n}" for k, (r, n) in held_out(model, tokenizer, args.held_out).items()},
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ def test_goods_that_are_in_the_catalogue_twice_are_named(desk):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("cp1252", "zwölf Kisten für Müller, 9 € je Kiste"), ("gb18030", "请送十二箱番茄，明天要")]
+    ("name", "words"),
+    [("cp1252", "zwölf Kisten für Müller, 9 € je Kiste"), ("gb18030", "请送十二箱番茄，明天要")],
+    ids=["utf-8 declared, cp1252 written", "gb18030"],
 )
 def test_a_mail_in_another_encoding_than_it_says_or_than_usual_reaches_the_model_as_it_was_written(desk, name, words):
     company, _, rows = desk

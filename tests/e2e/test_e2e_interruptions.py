@@ -3,86 +3,90 @@
 import json
 import random
 import time
+from typing import Any, NamedTuple
 
 import pytest
-from company import BUDGET, RECORDS, WORKFLOW, Company, cut_power, press_ctrl_c, sentences, wait_until
+from company import BUDGET, WORKFLOW, Company, Ended, cut_power, press_ctrl_c, sentences, wait_until
 
+from doorstep.improve.plan import SftPlan, parse_budget, steps_within
 from doorstep.store import Store
 from doorstep.types import Mode, Run, TrainingStep
 
 pytestmark = pytest.mark.slow
 
-# How many rows of runs and training steps there are in each phase: 40 answers of the base, 16 steps of SFT with a safe
-# point after the tenth, 5 of RL, 80 answers of the trained stages. Each phase is cut at a moment drawn in it.
-PHASES = {
-    "base": (1, 39),
-    "first steps": (41, 49),
-    "after the safe point": (51, 56),
-    "rl": (57, 60),
-    "measuring": (62, 130),
-}
+TRAIN, DEV, HELD_OUT = 104, 16, 40
+SFT = SftPlan().epochs * -(-TRAIN // SftPlan().batch)
+RL = steps_within(parse_budget(BUDGET[1]))
+
+# An improvement in rows of runs and training steps: the base's answers, SFT, RL, the answers of what was trained. The
+# moment of each power cut is drawn between two counts.
+BEFORE_CTRL_C = ((1, HELD_OUT - 1), (HELD_OUT + 1, HELD_OUT + SFT // 2))
+AFTER_CTRL_C = (
+    (HELD_OUT + SFT - 3, HELD_OUT + SFT),
+    (HELD_OUT + SFT + 1, HELD_OUT + SFT + RL - 1),
+    (HELD_OUT + SFT + RL + 1, 2 * HELD_OUT + SFT + RL),
+)
+
+
+class Interrupted(NamedTuple):
+    """An improvement that came to its end after five power cuts and a Ctrl-C."""
+
+    company: Company
+    stopped: Ended
+    outcome: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def cut(tmp_path_factory, improved) -> tuple[Company, dict]:
-    """Cut the power five times, then let the improvement end."""
-    company, draw = Company(tmp_path_factory.mktemp("cut")), random.Random(20)
+def interrupted(tmp_path_factory, improved) -> Interrupted:
+    company, draw = Company(tmp_path_factory.mktemp("interrupted")), random.Random(20)
     company.found(sentences())
-    for number, (low, high) in enumerate(PHASES.values()):
-        how = ("--resume",) if number else BUDGET
-        process = company.start("improve", WORKFLOW, *how, "--json")
-        moment = draw.randint(low, high)
-        wait_until(lambda moment=moment: company.rows("run", "training_step") >= moment, process)
-        time.sleep(draw.uniform(0, 0.1))
-        cut_power(process)
-    return company, company.doorstep("improve", "--resume", "--json").json
+    how = BUDGET
+    for low, high in BEFORE_CTRL_C:
+        _improve_until(company, how, draw.randint(low, high), draw, cut_power)
+        how = ("--resume",)
+    stopped = _improve_until(company, how, HELD_OUT + SFT - 4, draw, press_ctrl_c)
+    for low, high in AFTER_CTRL_C:
+        _improve_until(company, how, draw.randint(low, high), draw, cut_power)
+    return Interrupted(company, stopped, company.doorstep("improve", "--resume", "--json").json)
 
 
-def test_five_power_cuts_later_the_adapter_is_the_same_bit_for_bit(cut, improved):
-    _, outcome = cut
-    assert outcome["candidate"]["adapter_digest"] == improved.outcome["candidate"]["adapter_digest"]
-    assert outcome["decision"]["verdict"] == "promote"
+def _improve_until(company: Company, how: tuple[str, ...], rows: int, draw: random.Random, stop) -> Any:
+    process = company.start("improve", WORKFLOW, *how, "--json")
+    wait_until(lambda: company.rows("run", "training_step") >= rows, process)
+    time.sleep(draw.uniform(0, 0.1))
+    return stop(process)
 
 
-def test_five_power_cuts_later_no_answer_and_no_step_is_there_twice(cut):
-    company, _ = cut
-    _assert_nothing_twice(company)
+def test_after_five_power_cuts_the_adapter_is_the_same_bit_for_bit(interrupted, improved):
+    assert interrupted.outcome["candidate"]["adapter_digest"] == improved.outcome["candidate"]["adapter_digest"]
+    assert interrupted.outcome["decision"]["verdict"] == "promote"
 
 
-def test_ctrl_c_in_an_improvement_says_how_to_go_on_and_going_on_ends_with_the_same_adapter(tmp_path, improved):
-    company = Company(tmp_path)
-    company.found(sentences())
-    process = company.start("improve", WORKFLOW, *BUDGET, "--json")
-    wait_until(lambda: company.rows("training_step") >= 12, process)
-    stopped = press_ctrl_c(process)
-    assert (stopped.code, stopped.out) == (130, "")
-    assert "--resume" in stopped.err
-    assert "Traceback" not in stopped.err
-    outcome = company.doorstep("improve", WORKFLOW, "--resume", "--json").json
-    assert outcome["candidate"]["adapter_digest"] == improved.outcome["candidate"]["adapter_digest"]
-    _assert_nothing_twice(company)
+def test_after_five_power_cuts_no_answer_and_no_step_is_there_twice(interrupted):
+    with Store.open(interrupted.company.data / "doorstep.db") as store:
+        answers = [(run.evaluation_id, run.task_id) for run in store.select(Run, mode=Mode.EVAL)]
+        steps = [(step.stage, step.step) for step in store.select(TrainingStep)]
+    assert len(answers) == len(set(answers)) == 3 * HELD_OUT + 2 * DEV
+    assert sorted(steps) == [("rl", step) for step in range(RL)] + [("sft", step) for step in range(SFT)]
+
+
+def test_ctrl_c_in_an_improvement_ends_with_130_and_says_how_to_go_on(interrupted):
+    assert (interrupted.stopped.code, interrupted.stopped.out) == (130, "")
+    assert "--resume" in interrupted.stopped.err
+    assert "Traceback" not in interrupted.stopped.err
 
 
 def test_ctrl_c_in_a_run_keeps_what_is_done_and_the_same_command_goes_on(improved, tmp_path):
-    company = improved.copy(tmp_path / "company")
-    inputs = company.folder / "new.jsonl"
-    inputs.write_text("".join(json.dumps({"id": f"n{i}", "input": f"send {i} crates"}) + "\n" for i in range(300)))
+    company, work = improved.copy(tmp_path / "company"), ("run", WORKFLOW, "new.jsonl", "--out", "out.jsonl", "--json")
+    lines = [{"id": f"n{number}", "input": f"send {number} crates"} for number in range(150)]
+    (company.folder / "new.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     before = company.rows("run")
-    process = company.start("run", WORKFLOW, "new.jsonl", "--out", "out.jsonl", "--json")
+    process = company.start(*work)
     wait_until(lambda: company.rows("run") > before, process)
     stopped = press_ctrl_c(process)
     assert (stopped.code, stopped.out) == (130, "")
     assert "the same command goes on" in stopped.err
     assert not (company.folder / "out.jsonl").exists()
-    kept = company.rows("run") - before
-    assert company.doorstep("run", WORKFLOW, "new.jsonl", "--out", "out.jsonl", "--json").json["n"] == 300
-    assert kept < 300
-    assert company.rows("run") - before == 300
-
-
-def _assert_nothing_twice(company: Company) -> None:
-    with Store.open(company.data / "doorstep.db") as store:
-        answers = [(run.evaluation_id, run.task_id) for run in store.select(Run, mode=Mode.EVAL)]
-        steps = [(step.stage, step.step) for step in store.select(TrainingStep)]
-    assert len(answers) == len(set(answers)) == 3 * RECORDS // 4 + 2 * RECORDS // 10
-    assert sorted(steps) == [("rl", step) for step in range(5)] + [("sft", step) for step in range(16)]
+    assert before < company.rows("run") < before + 150
+    assert company.doorstep(*work).json["n"] == 150
+    assert company.rows("run") == before + 150

@@ -95,6 +95,13 @@ def test_a_model_that_is_not_there_is_named_in_the_error(client):
         client.chat.completions.create(model="gpt-nowhere", **GREEDY)
 
 
+def test_a_second_server_on_the_same_data_is_refused_and_told_where_the_first_one_is(served):
+    company, url = served
+    refused = company.doorstep("serve", "--port", "0")
+    assert refused.code == 2
+    assert f"Another Doorstep serves .doorstep at {url}" in refused.err
+
+
 def test_a_command_beside_it_uses_the_server_and_leaves_it_running(served):
     company, url = served
     assert company.doorstep("eval", WORKFLOW, "--variant", "base", "--json").json["n"] == 40

@@ -13,27 +13,31 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
-def families(monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
+def families(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(RECIPE))
     import families
 
     return families
 
 
-def test_an_instance_is_a_function_of_its_number(families) -> None:  # noqa: ANN001
+def test_an_instance_is_a_function_of_its_number(families) -> None:
     assert [families.instance(seed) for seed in range(50)] == [families.instance(seed) for seed in range(50)]
 
 
-def test_every_order_is_valid_json_with_a_line(families) -> None:  # noqa: ANN001
+def test_every_order_is_valid_json_with_a_line(families) -> None:
     made = [families.instance(seed) for seed in range(2000)]
     orders = [json.loads(answer) for name, (_, _, answer) in made if name == "orders"]
     assert len(orders) > 500
     assert all(order["lines"] and 1 <= order["day"] <= 31 for order in orders)
 
 
-def test_the_base_has_read_no_record_of_the_examples(families) -> None:  # noqa: ANN001
+def test_the_base_has_read_no_record_of_the_examples(families) -> None:
     generated = {user for seed in range(20_000) for _, user, _ in [families.instance(seed)[1]]}
-    records = [json.loads(line) for name in ("orders", "questions", "tickets") for line in (EXAMPLES / name / "records.jsonl").read_text("utf-8").splitlines()]
+    records = [
+        json.loads(line)
+        for name in ("orders", "questions", "tickets")
+        for line in (EXAMPLES / name / "records.jsonl").read_text("utf-8").splitlines()
+    ]
     texts = {record["input"] if isinstance(record["input"], str) else record["input"]["body"] for record in records}
     assert not {text for text in texts if any(line in generated for line in (text, text.strip()))}
 
@@ -45,6 +49,23 @@ def test_training_again_gives_the_same_weights(tmp_path: Path) -> None:
 
 
 def _train(out: Path) -> str:
-    options = ["--steps", "3", "--batch", "4", "--vocabulary", "400", "--width", "64", "--layers", "1", "--threads", "1", "--held-out", "4"]
-    subprocess.run([sys.executable, str(RECIPE / "train.py"), "--out", str(out), *options], check=True, capture_output=True)
+    options = [
+        "--steps",
+        "3",
+        "--batch",
+        "4",
+        "--vocabulary",
+        "400",
+        "--width",
+        "64",
+        "--layers",
+        "1",
+        "--threads",
+        "1",
+        "--held-out",
+        "4",
+    ]
+    subprocess.run(
+        [sys.executable, str(RECIPE / "train.py"), "--out", str(out), *options], check=True, capture_output=True
+    )
     return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()

@@ -18,6 +18,7 @@ from doorstep.training.app import routes
 from doorstep.training.service import Service
 
 KEY = "tml-test"
+PATIENCE_S = 60  # what takes longer hangs, however busy the machine is
 
 
 def application(service: Service) -> Starlette:
@@ -73,7 +74,7 @@ def serving(
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert started.wait(20)
+    assert started.wait(PATIENCE_S)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
@@ -90,5 +91,5 @@ def connected(url: str) -> Iterator[Any]:
     try:
         yield client
     finally:
-        client.close("success").result(10)
+        client.close("success").result(PATIENCE_S)
         gc.collect()  # the SDK leaves a connection open, which complains here, where the tests expect it

@@ -61,9 +61,11 @@ def demo(
     if as_json:
         output.emit(report)
         return
+    say("")
     show_report(report)
     say(f"\nThe report:      {settings.data / 'report.html'}   (and report.json)")
-    say(f"The new orders:  {report.inbox['out']}" if report.inbox else "")
+    if report.inbox:
+        say(f"The new work:    {report.inbox['out']}")
     say("Try next:        doorstep init myjob --from records.jsonl    then    doorstep improve myjob")
     say(f"                 doorstep serve --data {data}    to use the new model from any OpenAI client")
 

@@ -19,12 +19,13 @@ import httpx
 import msgspec
 
 from doorstep.config import Settings
-from doorstep.errors import EngineUnavailable
+from doorstep.errors import EngineUnavailable, UsageError
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
 NOTE = "server.json"
 LOG = "server.log"
+LOCK = "server.lock"
 USERS = "server.users"
 TURN = "server.turn"
 WITH_COMMANDS = "DOORSTEP_EXIT_WITH_COMMANDS"
@@ -48,20 +49,31 @@ def running(settings: Settings) -> Iterator[Address]:
         try:
             yield address
         finally:
-            if started and _is_last(users.fileno()):
+            if started and _alone(users.fileno()):
                 _stop(started)
 
 
 def follow_commands(data: Path) -> None:
     """Return when no command uses the server of this process any more. Those that come later wait for its end."""
     users = os.open(data / USERS, os.O_RDWR | os.O_CREAT)  # never closed: it stays locked until this process ends
-    while not _is_last(users):
+    while not _alone(users):
         time.sleep(0.1)
 
 
-def _is_last(users: int) -> bool:
+def claim(data: Path) -> None:
+    """Make this process the one server of a data folder, until it ends. ``UsageError`` when another one is."""
+    data.mkdir(parents=True, exist_ok=True)
+    lock = os.open(data / LOCK, os.O_RDWR | os.O_CREAT)  # never closed: it stays locked until this process ends
+    if not _alone(lock):
+        os.close(lock)
+        noted = _noted(data)
+        where = f" at {noted.url}" if noted else ""
+        raise UsageError(f"Another Doorstep serves {data}{where}. Use that one, stop it, or give another --data.")
+
+
+def _alone(lock: int) -> bool:
     try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -39,6 +39,7 @@ def serve(
     settings = config.load(overrides=overrides)
     if settings.serve.model:
         config.model_folder(settings.serve.model)  # a wrong name is an error of one line, before anything starts
+    local_server.claim(settings.data)
     listener = _listen(settings.serve.host, settings.serve.port)
     from doorstep.gateway.keys import new_secret
     from doorstep.server import create_app  # loads the parts that only a server needs
