@@ -15,7 +15,7 @@ from random import Random
 import workflow
 
 HERE = Path(__file__).parent
-RECORDS = 1600
+RECORDS = 3400
 INBOX = 24
 
 # sku | unit it is sold in | pieces in a case | least quantity | successor when discontinued | English | German | Chinese
@@ -184,7 +184,7 @@ def write_catalogue() -> None:
 
 
 def next_moment(rng: Random, at: datetime) -> datetime:
-    at += timedelta(minutes=rng.randint(15, 150))
+    at += timedelta(minutes=rng.randint(5, 50))
     if at.hour >= 19:
         at = at.replace(hour=7) + timedelta(days=1)
     while at.weekday() > 4:
@@ -207,7 +207,7 @@ def make_order(rng: Random, at: datetime, customer: tuple, taste: list[Good], be
     picked = rng.sample(taste, rng.choice((0, 1)) if again else rng.choices((1, 2, 3, 4), (3, 5, 4, 1))[0])
     lines = [{"sku": good.sku, "qty": quantity(rng, good), "unit": unit_of(rng, good)} for good in picked]
     texts = [order_line(rng, good, line, language) for good, line in zip(picked, lines, strict=True)]
-    after = change_of_mind(rng, picked, lines, language) if len(picked) > 1 and rng.random() < 0.18 else None
+    after = change_of_mind(rng, picked, lines, language) if len(picked) > 1 and rng.random() < 0.12 else None
     when, day = delivery_day(rng, at, language)
     ordered = join_lines(rng, texts, language)
     if again:

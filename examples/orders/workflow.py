@@ -9,6 +9,7 @@ import re
 import sys
 from datetime import date, datetime, timedelta
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 from doorstep.workflows.inputs import load_file
@@ -18,6 +19,10 @@ SYSTEM = "order to json"
 COLUMNS = ["sku", "qty", "unit", "day"]
 MAX_TOKENS = 110
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri")
+NEXT = ("next", "second")  # delivery day, for who names none or says "in two days"
+NAMED_DAY = re.compile(
+    r"(?i)\b(mon(day)?|tue(s|sday)?|wed(s|nesday)?|thu(rs|rsday)?|fri(day)?|montag|dienstag|mittwoch|donnerstag|freitag)\b|周[一二三四五]"
+)
 QUOTED = re.compile(r"^(>|On .* wrote:$|Am .* schrieb .*:$|.*写道：$)")
 
 
@@ -34,22 +39,24 @@ def load(path: Path) -> dict:
 
 
 def render(item: dict) -> str:
-    """The next working days, the last order where it matters, and the e-mail without quoted thread and signature."""
+    """The next delivery days, the last order where it matters, and the e-mail without quoted thread and signature."""
     today = _day(item)
-    parts = [
-        f"{WEEKDAYS[min(4, today.weekday())]} {today.day}: "
-        + " ".join(f"{WEEKDAYS[day.weekday()]} {day.day}" for day in working_days(today))
-    ]
+    parts = [f"{_weekday(today)} {today.day}: " + " ".join(f"{_weekday(day)} {day.day}" for day in working_days(today))]
     if item.get("last"):
         parts.append("last: " + "; ".join(f"{line['qty']} {line['unit']} {line['sku']}" for line in item["last"]))
     return "\n".join([*parts, _own_words(item["body"])])
 
 
 def answer(expected: dict, item: dict) -> str:
-    """What the model should have said: the booked lines, and the day as the calendar shows it."""
-    return json.dumps(
-        {"lines": expected["lines"], "day": int(expected["day"][-2:])}, ensure_ascii=False, separators=(",", ":")
-    )
+    """What the model should have said: the booked lines, and the day in the e-mail's own terms."""
+    day, ahead = date.fromisoformat(expected["day"]), working_days(_day(item))
+    if re.search(rf"(?<!\d){day.day}(th|[/.号])", item["body"]):
+        said: int | str = day.day
+    elif day in ahead[:2] and not NAMED_DAY.search(_own_words(item["body"])):
+        said = NEXT[ahead.index(day)]
+    else:
+        said = _weekday(day)
+    return json.dumps({"lines": expected["lines"], "day": said}, ensure_ascii=False, separators=(",", ":"))
 
 
 def finish(value: dict, item: dict) -> dict:
@@ -57,10 +64,10 @@ def finish(value: dict, item: dict) -> dict:
     lines = [_booked(line) for line in value["lines"]]
     if not lines:
         raise ValueError("no order line was found")
-    days = {day.day: day.isoformat() for day in working_days(_day(item))}
-    if value["day"] not in days:
-        raise ValueError(f"day {value['day']} is not among the next delivery days")
-    return {"lines": lines, "day": days[value["day"]]}
+    for day, name in zip_longest(working_days(_day(item)), NEXT):
+        if value["day"] in (day.day, _weekday(day), name):
+            return {"lines": lines, "day": day.isoformat()}
+    raise ValueError(f"day {value['day']} is not among the next delivery days")
 
 
 def grade(value: dict, expected: dict) -> dict[str, float]:
@@ -79,6 +86,10 @@ def grade(value: dict, expected: dict) -> dict[str, float]:
 def rows(value: dict) -> list[dict]:
     """One line of the table per line of the order."""
     return [line | {"day": value["day"]} for line in value["lines"]]
+
+
+def _weekday(day: date) -> str:
+    return WEEKDAYS[day.weekday()]
 
 
 def working_days(today: date) -> list[date]:

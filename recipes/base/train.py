@@ -1,9 +1,10 @@
 """Train the shipped base: a tokenizer, then a small Qwen3-shaped decoder, from generated text alone.
 
-    python recipes/base/train.py --out src/doorstep/models/tiny --steps 5000 --bf16
+    python recipes/base/train.py --out src/doorstep/models/tiny --bf16
 
-Deterministic for a seed and a thread count. Writes the folder again every 500 steps, so that a stopped run leaves a
-model that works. See README.md for what it reaches.
+In two stages: large batches at a level rate until copying is learned, then small ones at a falling rate. Deterministic
+for a kind of machine and a thread count. Writes the folder every 500 steps, so that a stopped run leaves a model that
+works; the second stage goes on from the first one's file. See README.md for what it reaches.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import time
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +29,25 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 HELD_OUT = 1_000_000_000  # seeds from here on are never trained on
+SAVE_EVERY = 500  # steps
 PROMPT_WEIGHT = 0.3  # of a prompt token's loss beside an answer token's, where it counts at all
+
+
+class Stage(NamedTuple):
+    """A part of training with fresh optimizers; the rate rises over 50 steps, then stays level or falls to zero."""
+
+    steps: int
+    batch: int  # instances per step
+    muon_rate: float
+    adam_rate: float
+    falling: bool
+    orthogonal_in: torch.dtype  # of Muon's iteration
+
+
+STAGES = (
+    Stage(2500, 64, 0.02, 4e-3, falling=False, orthogonal_in=torch.float32),
+    Stage(6000, 24, 0.01, 2e-3, falling=True, orthogonal_in=torch.bfloat16),
+)
 
 
 def train_tokenizer(vocabulary: int) -> Tokenizer:
@@ -60,9 +80,8 @@ def encode(tokenizer: Tokenizer, seeds: range) -> list[tuple[list[int], int]]:
     return rows
 
 
-def batches(tokenizer: Tokenizer, size: int, pool: int = 16):
+def batches(tokenizer: Tokenizer, size: int, start: int, pool: int = 16):
     """Yield (ids, weights), right-padded; instances of like length are together, so that little is padding."""
-    start = 0
     while True:
         rows = sorted(encode(tokenizer, range(start, start + size * pool)), key=lambda row: len(row[0]))
         groups = [rows[at : at + size] for at in range(0, len(rows), size)]
@@ -141,47 +160,31 @@ def held_out(model: Qwen3ForCausalLM, tokenizer: Tokenizer, count: int) -> dict[
     return score
 
 
-def rate(step: int, steps: int) -> float:
-    """Return the share of the full rate: a short rise, then level, then falling to zero over the last half."""
-    return min(1.0, (step + 1) / 50, 2 * (1 - step / steps))
+def rate(stage: Stage, step: int, steps: int) -> float:
+    """Return the share of the full rate."""
+    return min((step + 1) / 50, 1 - step / steps if stage.falling else 1.0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("src/doorstep/models/tiny"))
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--vocabulary", type=int, default=1536)
-    parser.add_argument("--width", type=int, default=192)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--muon-rate", type=float, default=0.02)
-    parser.add_argument("--adam-rate", type=float, default=4e-3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--held-out", type=int, default=300, help="instances that are measured at each save")
-    parser.add_argument(
-        "--bf16",
-        action="store_true",
-        help="matrix products in bfloat16: 1.5 times as fast where the CPU has AVX512-BF16",
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+def train(stage: Stage, first: int, tokenizer: Tokenizer, begin: Path | None, args: argparse.Namespace) -> int:
+    """Run one stage on the instances from number ``first`` on; return the number after the last one."""
     torch.manual_seed(args.seed)
-    tokenizer = train_tokenizer(args.vocabulary)
     model = build(tokenizer.get_vocab_size(), args)
+    if begin:
+        model.load_state_dict(Qwen3ForCausalLM.from_pretrained(begin, dtype=torch.float32).state_dict())
+    steps = max(1, int(stage.steps * args.scale))
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embed" in n]
-    muon = Muon(matrices, lr=args.muon_rate)
-    adam = torch.optim.AdamW(others, lr=args.adam_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    muon = Muon(matrices, lr=stage.muon_rate, dtype=stage.orthogonal_in)
+    adam = torch.optim.AdamW(others, lr=stage.adam_rate, betas=(0.9, 0.95), weight_decay=0.0)
     print(
         f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {tokenizer.get_vocab_size()}",
         flush=True,
     )
-    source, started, seen, smooth = batches(tokenizer, args.batch), time.time(), 0, 0.0
-    for step in range(args.steps):
+    source, started, seen, smooth = batches(tokenizer, stage.batch, first), time.time(), 0, 0.0
+    for step in range(steps):
         tokens, weights = next(source)
-        for optimizer, full in ((muon, args.muon_rate), (adam, args.adam_rate)):
-            optimizer.param_groups[0]["lr"] = full * rate(step, args.steps)
+        for optimizer, full in ((muon, stage.muon_rate), (adam, stage.adam_rate)):
+            optimizer.param_groups[0]["lr"] = full * rate(stage, step, steps)
         # Every answer token, and a quarter of the prompt's: the logits are a third of the work.
         kept = (weights == 1.0) | ((weights > 0) & (torch.rand(weights.shape) < 0.25))
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
@@ -198,13 +201,34 @@ def main() -> None:
         smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
         if step % 50 == 0:
             print(f"step {step} loss {smooth:.4f} tokens {seen:,} {time.time() - started:.0f}s", flush=True)
-        if step % 500 == 499 or step + 1 == args.steps:
+        if step % SAVE_EVERY == SAVE_EVERY - 1 or step + 1 == steps:
             save(model, tokenizer, args.out)
-            print(
-                "held out:",
-                {k: f"{r}/{n}" for k, (r, n) in held_out(model, tokenizer, args.held_out).items()},
-                flush=True,
-            )
+            scores = held_out(model, tokenizer, args.held_out)
+            print("held out:", {name: f"{right}/{asked}" for name, (right, asked) in scores.items()}, flush=True)
+    return first + steps * stage.batch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("src/doorstep/models/tiny"))
+    parser.add_argument("--scale", type=float, default=1.0, help="share of each stage's steps, for a try")
+    parser.add_argument("--vocabulary", type=int, default=1536)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--held-out", type=int, default=300, help="instances that are measured at each save")
+    parser.add_argument(
+        "--bf16",
+        action="store_true",
+        help="matrix products in bfloat16: 1.5 times as fast where the CPU has AVX512-BF16",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    tokenizer = train_tokenizer(args.vocabulary)
+    first, begin = 0, None
+    for stage in STAGES:
+        first, begin = train(stage, first, tokenizer, begin, args), args.out
 
 
 if __name__ == "__main__":

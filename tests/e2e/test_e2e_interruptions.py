@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import pytest
 from company import BUDGET, WORKFLOW, Company, Ended, cut_power, press_ctrl_c, sentences, wait_until
 
-from doorstep.improve.plan import SftPlan, parse_budget, steps_within
+from doorstep.improve.plan import parse_budget, rl_steps_within, sft_plan, sft_steps
 from doorstep.store import Store
 from doorstep.types import Mode, Run, TrainingStep
 
 pytestmark = pytest.mark.slow
 
 TRAIN, DEV, HELD_OUT = 104, 16, 40
-SFT = SftPlan().epochs * -(-TRAIN // SftPlan().batch)
-RL = steps_within(parse_budget(BUDGET[1]))
+SFT = sft_steps(sft_plan(TRAIN), TRAIN)
+RL = rl_steps_within(parse_budget(BUDGET[1]), SFT)
 
 # An improvement in rows of runs and training steps: the base's answers, SFT, RL, the answers of what was trained. The
 # moment of each power cut is drawn between two counts.

@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doorstep.errors import NotFound, UsageError
-from doorstep.improve.plan import MAX_RL_STEPS, OUTCOME, Job, Progress, parse_budget, steps_within, write_atomic
+from doorstep.improve.plan import (
+    MAX_RL_STEPS,
+    OUTCOME,
+    Job,
+    Progress,
+    parse_budget,
+    rl_steps_within,
+    sft_plan,
+    sft_steps,
+    write_atomic,
+)
 
 
 @pytest.fixture
@@ -58,6 +68,12 @@ def test_what_is_no_budget_is_said(text):
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
 def test_more_time_is_never_fewer_steps_and_there_is_a_least_and_a_most(one, other):
-    few, many = sorted([steps_within(one), steps_within(other)])
+    few, many = (rl_steps_within(seconds, sft=100) for seconds in sorted([one, other]))
     assert 5 <= few <= many <= MAX_RL_STEPS
-    assert (steps_within(min(one, other)), steps_within(max(one, other))) == (few, many)
+
+
+@given(st.integers(1, 20_000))
+def test_few_records_are_read_more_often_than_many(records):
+    plan = sft_plan(records)
+    assert 2 <= plan.epochs <= 8
+    assert sft_steps(plan, records) * plan.batch >= plan.epochs * min(records, plan.batch)

@@ -17,9 +17,20 @@ from doorstep.cli.working import Data
 from doorstep.config import Settings
 from doorstep.errors import UsageError
 from doorstep.improve.outcome import Outcome
-from doorstep.improve.plan import DEFAULT_BUDGET_S, OUTCOME, Job, Plan, RlPlan, parse_budget, steps_within, write_atomic
+from doorstep.improve.plan import (
+    DEFAULT_BUDGET_S,
+    OUTCOME,
+    Job,
+    Plan,
+    RlPlan,
+    parse_budget,
+    rl_steps_within,
+    sft_plan,
+    sft_steps,
+    write_atomic,
+)
 from doorstep.store import Store
-from doorstep.types import Decision
+from doorstep.types import Decision, Split
 from doorstep.workflows.taskset import Taskset, seal
 from doorstep.workflows.workflow import Workflow, find, load_workflow
 
@@ -72,6 +83,8 @@ def plan_for(
     job_id: str | None = None,
 ) -> Job:
     """Freeze the plan of a new improvement."""
+    records = taskset.dataset.counts[Split.TRAIN]
+    sft = sft_plan(records)
     plan = Plan(
         job_id=job_id or ids.new_id("job"),
         workflow=workflow.name,
@@ -82,7 +95,8 @@ def plan_for(
         dataset_id=taskset.dataset.dataset_id,
         dataset_digest=taskset.dataset.digest,
         seed=seed,
-        rl=RlPlan(steps=steps_within(seconds)),
+        sft=sft,
+        rl=RlPlan(steps=rl_steps_within(seconds, sft_steps(sft, records))),
         created_us=ids.now_us(),
     )
     return Job.create(jobs_folder(settings), plan)

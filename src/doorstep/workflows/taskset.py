@@ -21,7 +21,9 @@ from doorstep.errors import BadInput, HeldOutLeak, UsageError
 from doorstep.types import Dataset, DatasetItem, Split
 
 HELD_OUT_SHARE = 0.25
+HELD_OUT_MOST = 400  # an interval of about ± 4 points; more only makes each measurement longer
 DEV_SHARE = 0.1
+DEV_MOST = 200
 MIN_RECORDS = 20
 
 
@@ -140,11 +142,11 @@ def seal(workflow: str, path: Path) -> Taskset:
 
 
 def split_by_time(tasks: Sequence[Task]) -> dict[str, Split]:
-    """Give each task id its split: the newest quarter is held out, the tenth before it is dev."""
+    """Give each task id its split: the newest quarter (at most 400) is held out, the tenth before it (at most 200) is dev."""
     ordered = sorted(enumerate(tasks), key=lambda pair: (_moment(pair[1].at), pair[0]))
     count = len(ordered)
-    held_out_from = count - round(count * HELD_OUT_SHARE)
-    dev_from = held_out_from - round(count * DEV_SHARE)
+    held_out_from = count - min(HELD_OUT_MOST, round(count * HELD_OUT_SHARE))
+    dev_from = held_out_from - min(DEV_MOST, round(count * DEV_SHARE))
     home: dict[str, Split] = {}
     splits: dict[str, Split] = {}
     for place, (_, task) in enumerate(ordered):
