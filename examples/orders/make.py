@@ -204,10 +204,10 @@ def make_order(rng: Random, at: datetime, customer: tuple, taste: list[Good], be
     """Return the e-mail, the lines as the customer meant them, and the day of delivery."""
     mail, person, firm, language = customer[0], customer[1], customer[2], int(customer[3])
     again = bool(before) and rng.random() < 0.08
-    picked = rng.sample(taste, rng.choice((0, 1)) if again else rng.choices((1, 2, 3, 4), (3, 5, 4, 1))[0])
+    picked = rng.sample(taste, rng.choice((0, 1)) if again else rng.choices((1, 2, 3, 4), (4, 5, 3, 1))[0])
     lines = [{"sku": good.sku, "qty": quantity(rng, good), "unit": unit_of(rng, good)} for good in picked]
     texts = [order_line(rng, good, line, language) for good, line in zip(picked, lines, strict=True)]
-    after = change_of_mind(rng, picked, lines, language) if len(picked) > 1 and rng.random() < 0.12 else None
+    after = change_of_mind(rng, picked, lines, language) if len(picked) > 1 and rng.random() < 0.1 else None
     when, day = delivery_day(rng, at, language)
     ordered = join_lines(rng, texts, language)
     if again:
@@ -253,7 +253,7 @@ def order_line(rng: Random, good: Good, line: dict, language: int) -> str:
 def misspelt(rng: Random, name: str) -> str:
     if rng.random() < 0.3:
         name = name.lower()
-    if len(name) < 5 or rng.random() > 0.1:
+    if len(name) < 5 or rng.random() > 0.07:
         return name
     at = rng.randrange(1, len(name) - 1)
     return rng.choice((name[:at] + name[at + 1 :], name[:at] + name[at] + name[at:], name[: at - 1] + name[at] + name[at - 1] + name[at + 1 :]))

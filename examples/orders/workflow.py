@@ -23,6 +23,9 @@ NEXT = ("next", "second")  # delivery day, for who names none or says "in two da
 NAMED_DAY = re.compile(
     r"(?i)\b(mon(day)?|tue(s|sday)?|wed(s|nesday)?|thu(rs|rsday)?|fri(day)?|montag|dienstag|mittwoch|donnerstag|freitag)\b|周[一二三四五]"
 )
+SAME_AGAIN = re.compile(
+    r"same as|same again|the usual|repeat our|wie letztes Mal|das Übliche|nochmal dasselbe|跟上次一样|老样子|照旧"
+)
 QUOTED = re.compile(r"^(>|On .* wrote:$|Am .* schrieb .*:$|.*写道：$)")
 
 
@@ -30,10 +33,7 @@ def load(path: Path) -> dict:
     """An ``.eml`` file, with the sender's last order beside it where one asks for the same again."""
     item = load_file(path)
     item["from"] = re.sub(r".*<(.*)>", r"\1", item["from"])
-    if re.search(
-        r"same as|same again|the usual|repeat our|wie letztes Mal|das Übliche|nochmal dasselbe|跟上次一样|老样子|照旧",
-        item["body"],
-    ):
+    if SAME_AGAIN.search(item["body"]):
         item["last"] = _last_orders().get(item["from"], [])
     return item
 
@@ -42,7 +42,7 @@ def render(item: dict) -> str:
     """The next delivery days, the last order where it matters, and the e-mail without quoted thread and signature."""
     today = _day(item)
     parts = [f"{_weekday(today)} {today.day}: " + " ".join(f"{_weekday(day)} {day.day}" for day in working_days(today))]
-    if item.get("last"):
+    if item.get("last") and SAME_AGAIN.search(item["body"]):
         parts.append("last: " + "; ".join(f"{line['qty']} {line['unit']} {line['sku']}" for line in item["last"]))
     return "\n".join([*parts, _own_words(item["body"])])
 

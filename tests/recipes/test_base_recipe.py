@@ -49,7 +49,7 @@ def test_training_again_gives_the_same_weights(tmp_path: Path) -> None:
 
 
 def _train(out: Path) -> str:
-    small = "--scale 0.0005 --vocabulary 400 --width 64 --layers 1 --held-out 4".split()
+    small = ["--scale", "0.0005", "--vocabulary", "400", "--width", "64", "--layers", "1", "--held-out", "4"]
     command = [sys.executable, str(RECIPE / "train.py"), "--out", str(out), *small]
     subprocess.run(command, check=True, capture_output=True)
     return hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
