@@ -142,7 +142,7 @@ def seal(workflow: str, path: Path) -> Taskset:
 
 
 def split_by_time(tasks: Sequence[Task]) -> dict[str, Split]:
-    """Give each task id its split: the newest quarter (at most 400) is held out, the tenth before it (at most 200) is dev."""
+    """Give each task id its split: the newest quarter (at most 400) held out, the tenth before (at most 200) dev."""
     ordered = sorted(enumerate(tasks), key=lambda pair: (_moment(pair[1].at), pair[0]))
     count = len(ordered)
     held_out_from = count - min(HELD_OUT_MOST, round(count * HELD_OUT_SHARE))
