@@ -131,4 +131,13 @@ def paid_back(result: BreakEven) -> str:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
+    """Show an object a field a line and a list an entry a line, all below as JSON."""
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_part(part)}" for key, part in value.items())
+    return _part(value)
+
+
+def _part(value: Any) -> str:
+    if isinstance(value, list):
+        return "".join("\n  " + json.dumps(entry, ensure_ascii=False) for entry in value) or "[]"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
