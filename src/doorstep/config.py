@@ -42,7 +42,6 @@ class PriceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What our own computing costs. The default is a usual on-demand price of one shared cloud core."""
 
     core_hour_usd: float = 0.05
-    person_hour_usd: float = 40.0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
