@@ -3,7 +3,8 @@
 DoorstepError
 ├── UsageError            the caller gave something that cannot work: say what and how to mend it
 │   ├── BadInput          one record, file or field is unusable; the rest goes on
-│   └── NotFound          a name (workflow, run, decision, model) that does not exist
+│   ├── NotFound          a name (workflow, run, decision, model) that does not exist
+│   └── LimitReached      a key or a workflow may not make this call, or not now; carries the HTTP status to show
 ├── HeldOutLeak           a held-out record was about to be trained on
 ├── StoreError            the record could not be written or read (disk full, locked, damaged)
 ├── EngineError           the engine refused or failed an operation
@@ -36,6 +37,20 @@ class NotFound(UsageError):
     """A name that does not exist."""
 
 
+class LimitReached(UsageError):
+    """What a key or a workflow may do does not cover this call.
+
+    ``status`` is 403 for what it may never do, 429 for too much within a minute, 402 for a budget that is spent;
+    ``code`` is for programs; ``retry_after_s`` says when trying again may help, None that it will not.
+    """
+
+    def __init__(self, message: str, status: int, code: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
 class HeldOutLeak(DoorstepError):
     """A held-out record reached training; nothing was trained."""
 
@@ -60,12 +75,18 @@ class EngineUnavailable(EngineError):
 
 
 class ProviderError(DoorstepError):
-    """An upstream failed. ``status`` is the HTTP status for the client, ``retryable`` says if another try may help."""
+    """An upstream failed. ``status`` is the HTTP status for the client, ``retryable`` says if another try may help.
 
-    def __init__(self, message: str, status: int = 502, retryable: bool = True) -> None:
+    ``retry_after_s`` says when it may, where that is known.
+    """
+
+    def __init__(
+        self, message: str, status: int = 502, retryable: bool = True, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.retryable = retryable
+        self.retry_after_s = retry_after_s
 
 
 class Interrupted(DoorstepError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -21,26 +22,33 @@ from doorstep import __version__
 from doorstep.config import ProviderSettings, Settings, model_folder
 from doorstep.engine.api import Engine, ModelInfo
 from doorstep.errors import EngineError, UsageError
-from doorstep.gateway.app import Gateway
+from doorstep.gateway.admin import Administration
 from doorstep.gateway.app import routes as gateway_routes
+from doorstep.gateway.cache import Cache
+from doorstep.gateway.fastlane import FastLane
+from doorstep.gateway.gateway import Gateway
 from doorstep.gateway.keys import Keys
+from doorstep.gateway.limits import Limits
+from doorstep.gateway.media.artefacts import Artefacts
+from doorstep.gateway.media.jobs import Videos
+from doorstep.gateway.media.routes import routes as video_routes
+from doorstep.gateway.media.wiring import GatewayDesk, drivers
 from doorstep.gateway.models import Models
 from doorstep.gateway.providers import fake
 from doorstep.gateway.providers.base import Provider
 from doorstep.gateway.providers.engine import EngineProvider
-from doorstep.gateway.providers.openai_http import OpenAIProvider
+from doorstep.gateway.providers.http import http_provider
 from doorstep.gateway.recorder import Recorder
+from doorstep.http_client import Client
 from doorstep.renderers.chat import ChatRenderer
 from doorstep.routing.routes import RouteTable
 from doorstep.store import Store
 from doorstep.training.app import routes as training_routes
 from doorstep.training.service import Service, one_tenant
-from doorstep.value.prices import CpuMeter, Pricer
+from doorstep.value.prices import PriceBook
 
-DATABASE = "doorstep.db"
-CAPTURES = "captures"
 ENGINE_LOG = "engine.log"
-CLOCK_TIMEOUT_S = 5.0
+BACKLOG = 4096  # connections that wait to be taken
 
 
 class ServedEngine(Engine, Protocol):
@@ -72,7 +80,7 @@ def create_app(
     """
     if settings.serve.model and start_engine is None:
         model_folder(settings.serve.model)
-    keys = Keys(settings.data, own_key)
+    keys = Keys(settings.data, own_key, open_to_local=_is_loopback(settings.serve.host))
     if not _is_loopback(settings.serve.host) and not keys.all():
         raise UsageError(
             f"{settings.serve.host} can be reached from other machines, so callers need a key, and there is none. "
@@ -81,28 +89,62 @@ def create_app(
     return Starlette(lifespan=lambda app: _lifespan(app, settings, url, keys, start_engine or start_remote))
 
 
+def uvicorn_config(app: Starlette, **options: Any) -> uvicorn.Config:
+    """Return how uvicorn is to serve the application: model calls by the fast lane, on uvloop."""
+    return uvicorn.Config(
+        app, http=FastLane, ws="none", loop="uvloop", lifespan="on", backlog=BACKLOG, log_level="warning", **options
+    )
+
+
 @asynccontextmanager
 async def _lifespan(
     app: Starlette, settings: Settings, url: str, keys: Keys, start_engine: StartEngine
-) -> AsyncIterator[None]:
+) -> AsyncIterator[dict[str, Any]]:
     async with AsyncExitStack() as stack:
-        store = await asyncio.to_thread(Store.open, settings.data / DATABASE)
+        store = await asyncio.to_thread(Store.open, settings.record)
         stack.push_async_callback(asyncio.to_thread, store.close)
         local = await _local(settings, keys, start_engine, stack) if settings.serve.model else None
-        pricer = await asyncio.to_thread(_pricer, settings, local, asyncio.get_running_loop())
-        recorder = await asyncio.to_thread(Recorder, store, settings.data / CAPTURES, pricer)
-        stack.push_async_callback(asyncio.to_thread, recorder.close)
-        models = Models(
-            local.provider if local else None, local.names if local else (), _hosted(settings), RouteTable(store)
-        )
-        stack.push_async_callback(models.close)
-        gateway = Gateway(models, recorder, keys)
+        client = Client()
+        stack.push_async_callback(client.close)
+        gateway = await _gateway(settings, keys, store, local, client, stack)
+        videos = Videos(store, Artefacts(settings.data), drivers(settings.providers, client), GatewayDesk(gateway))
+        await videos.start()
+        stack.push_async_callback(videos.close)
         app.router.routes += [
-            *gateway_routes(gateway),
             *([Mount("/api/v1", routes=training_routes(local.service))] if local else []),
+            *Administration(keys, settings.data, store).routes(),
             *_own_routes(settings, url, local, gateway),
+            *video_routes(videos, keys.who),
+            *gateway_routes(gateway),
         ]
-        yield
+        yield {"gateway": gateway}
+
+
+async def _gateway(
+    settings: Settings, keys: Keys, store: Store, local: "Local | None", client: Client, stack: AsyncExitStack
+) -> Gateway:
+    recorder = await asyncio.to_thread(Recorder, settings.record, settings.data, settings.prices)
+    stack.push_async_callback(asyncio.to_thread, recorder.close)
+    models = Models(
+        local.provider if local else None,
+        local.names if local else (),
+        _hosted(settings, client),
+        RouteTable(store),
+        settings.models,
+        settings.traffic,
+    )
+    stack.push_async_callback(models.close)
+    limits = Limits(settings.limits, settings.workflows)
+    await asyncio.to_thread(limits.restore, store, {key.key_id: key.workflow for key in keys.all()})
+    stack.callback(asyncio.create_task(limits.follow(store)).cancel)
+    return Gateway(
+        models=models,
+        recorder=recorder,
+        keys=keys,
+        limits=limits,
+        cache=Cache(settings.cache),
+        rates=PriceBook(settings.prices).rates,
+    )
 
 
 class Local:
@@ -114,7 +156,11 @@ class Local:
         self.service = service
         self.names = (info.name, settings.serve.model or info.name)  # commands use the name in the settings
         renderer = ChatRenderer(Path(info.folder))
-        self.provider: Provider = EngineProvider(engine, info, renderer, service.adapter_for)
+        self.provider: Provider = EngineProvider(engine, info, renderer, service.adapter_for, self.cpu_seconds)
+
+    async def cpu_seconds(self) -> float:
+        """Return the CPU time that this process and the engine have used."""
+        return time.process_time() + await self.engine.cpu_seconds()
 
 
 async def _local(settings: Settings, keys: Keys, start_engine: StartEngine, stack: AsyncExitStack) -> Local:
@@ -130,42 +176,14 @@ def _authenticate(keys: Keys) -> Callable[[Mapping[str, str]], str | None]:
     return lambda headers: one_tenant(headers) if keys.allow(headers) else None
 
 
-def _hosted(settings: Settings) -> dict[str, Provider]:
-    return {name: _provider(name, provider) for name, provider in settings.providers.items()}
+def _hosted(settings: Settings, client: Client) -> dict[str, Provider]:
+    return {name: _provider(name, provider, client) for name, provider in settings.providers.items()}
 
 
-def _provider(name: str, settings: ProviderSettings) -> Provider:
+def _provider(name: str, settings: ProviderSettings, client: Client) -> Provider:
     if settings.base_url.startswith(fake.SCHEME):
         return fake.FakeProvider(name)
-    return OpenAIProvider(name, settings)
-
-
-def _pricer(settings: Settings, local: Local | None, loop: asyncio.AbstractEventLoop) -> Pricer:
-    if local is None:
-        return Pricer(core_hour_usd=settings.prices.core_hour_usd)
-    meter = CpuMeter(_Clock(local.engine, loop), settings.threads)
-    return Pricer(meter, settings.prices.core_hour_usd)
-
-
-class _Clock:
-    """The CPU seconds of this process and the engine, for other threads than the event loop's."""
-
-    def __init__(self, engine: ServedEngine, loop: asyncio.AbstractEventLoop) -> None:
-        self._engine = engine
-        self._loop = loop
-        self._last = 0.0
-
-    def __call__(self) -> float:
-        future = asyncio.run_coroutine_threadsafe(_cpu_seconds(self._engine), self._loop)
-        try:
-            self._last = future.result(CLOCK_TIMEOUT_S)
-        except (EngineError, TimeoutError):  # the engine is gone: it uses nothing more
-            future.cancel()
-        return self._last
-
-
-async def _cpu_seconds(engine: ServedEngine | None) -> float:
-    return time.process_time() + (await engine.cpu_seconds() if engine else 0.0)
+    return http_provider(name, settings, client)
 
 
 # Addresses of the server itself
@@ -190,10 +208,16 @@ async def _healthz(settings: Settings, local: Local | None, gateway: Gateway) ->
         "status": "ok",
         "data": str(settings.data.resolve()),
         "model": _model(local.info) if local else None,
-        "recorder": {"dropped": recorder.dropped, "refused": recorder.refused, "backlog_bytes": recorder.backlog},
+        "recorder": {
+            "dropped": recorder.dropped,
+            "refused": recorder.refused,
+            "unpriced": recorder.unpriced,
+            "backlog_bytes": recorder.backlog,
+            "store_away_s": recorder.away_s,
+        },
     }
     try:
-        health["cpu_seconds"] = await _cpu_seconds(local.engine if local else None)
+        health["cpu_seconds"] = await local.cpu_seconds() if local else time.process_time()
     except EngineError as error:
         return _json(health | {"status": f"the engine is not there: {error}"}, 503)
     return _json(health)

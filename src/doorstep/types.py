@@ -97,12 +97,37 @@ class Call(Record, frozen=True, kw_only=True):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost_microusd: int | None = None
-    cost_basis: str | None = None  # ``priced`` by a price book, ``estimated`` from own CPU time
+    cost_basis: str | None = None  # ``priced`` by a price list, ``estimated`` from own CPU time, ``free``
     price_version: str | None = None
     request_digest: str | None = None  # body in the blob table
     response_digest: str | None = None
     retry_of: str | None = None
     gaps: list[str] = []
+    key_id: str | None = None  # whose key it was made with
+    customer: str | None = None  # for deletion by customer
+    upstream_dialect: str | None = None  # where the provider was asked in another dialect than the client's
+    upstream_id: str | None = None  # the provider's id of the call
+    cached_tokens: int | None = None  # of the input, read from the provider's cache
+    cache_write_tokens: int | None = None  # of the input, written to it
+    reasoning_tokens: int | None = None  # of the output
+    input_audio_tokens: int | None = None  # of the input
+    output_audio_tokens: int | None = None  # of the output
+    units: dict[str, float] = {}  # what is not counted in tokens: images, characters, seconds
+    cached: bool = False  # answered from the gateway's own cache: it cost nothing
+
+
+class Attempt(Record, frozen=True, kw_only=True):
+    """One try at one upstream for a call that took more than one, or that failed."""
+
+    attempt_id: str  # the call's id, a stroke, and the number of the try
+    call_id: str
+    provider: str
+    model: str
+    key: str | None = None  # which of the provider's keys
+    status_code: int  # 0: there was no answer
+    error: str | None = None
+    started_us: int
+    ended_us: int
 
 
 class Node(Record, frozen=True, kw_only=True):
@@ -164,6 +189,58 @@ class Grade(Record, frozen=True, kw_only=True):
     why: str | None = None
     detail: Any = None
     supersedes: str | None = None
+
+
+class Feedback(Record, frozen=True, kw_only=True):
+    """What somebody said about a run or a call, as it was sent; it may come late and more than once."""
+
+    feedback_id: str
+    at_us: int
+    run_id: str | None  # one of the two is there
+    call_id: str | None
+    kind: str  # ``boolean``, ``float``, ``comment``, ``demonstration``, ``preference``
+    name: str  # of the metric, such as ``accepted``
+    value: Any
+    source: GradeSource
+    key_id: str | None = None  # whose key it was sent with
+
+
+class Audit(Record, frozen=True, kw_only=True):
+    """Who changed what in the administration of Doorstep."""
+
+    audit_id: str
+    at_us: int
+    actor: str  # a key's id, or ``cli:USER``
+    action: str  # ``key.create``
+    subject: str
+    detail: dict[str, Any] = {}
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """An asynchronous job, such as the making of a video."""
+
+    job_id: str
+    kind: str  # ``video``
+    created_us: int
+    call_id: str
+    provider: str
+    model: str
+    request: dict[str, Any]
+    key_id: str | None = None
+    remix_of: str | None = None
+
+
+class JobState(Record, frozen=True, kw_only=True):
+    """What a job came to; its newest row counts."""
+
+    state_id: str
+    job_id: str
+    at_us: int
+    status: str  # ``queued``, ``in_progress``, ``completed``, ``failed``, ``deleted``
+    progress: int = 0  # per cent
+    upstream_id: str | None = None
+    artefact: str | None = None  # file in the data folder
+    error: str | None = None
 
 
 class Cost(Record, frozen=True, kw_only=True):
@@ -265,10 +342,15 @@ class TrainingStep(Record, frozen=True, kw_only=True):
 RECORDS: tuple[type[Record], ...] = (
     Run,
     Call,
+    Attempt,
     Node,
     TokenSpan,
     ToolCall,
     Grade,
+    Feedback,
+    Audit,
+    Job,
+    JobState,
     Cost,
     Dataset,
     DatasetItem,

@@ -5,7 +5,7 @@ import pytest
 
 from doorstep import config
 from doorstep.cli import local_server
-from doorstep.gateway.keys import Keys
+from doorstep.gateway.keys import Keys, Terms
 
 FAKE = '[serve]\nmodel = ""\n[providers.fake]\nbase_url = "fake:"\n'
 
@@ -23,7 +23,7 @@ def status(address, key):
 
 
 def test_its_own_key_is_accepted_where_people_have_keys(settings):
-    Keys(settings.data).create("laptop")
+    Keys(settings.data).create(Terms(name="laptop"))
     with local_server.running(settings) as address:
         assert [status(address, key) for key in (address.key, "doorstep", "tml-local", "x")] == [200, 401, 401, 401]
         with local_server.running(settings) as found:

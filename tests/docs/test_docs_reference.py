@@ -28,7 +28,7 @@ def _settings_rows(part: str) -> set[tuple[str, ...]]:
 
 @pytest.mark.parametrize(("part", "kind"), [("serve", config.ServeSettings), ("prices", config.PriceSettings)])
 def test_every_setting_stands_with_its_default_and_its_variable(part, kind):
-    fields = msgspec.structs.fields(kind)
+    fields = [field for field in msgspec.structs.fields(kind) if field.default is not msgspec.NODEFAULT]  # no tables
     wanted = {(field.name, json.dumps(field.default), f"DOORSTEP_{part}_{field.name}".upper()) for field in fields}
     assert _settings_rows(f"\n`[{part}]`\n") == wanted
 

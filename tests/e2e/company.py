@@ -89,7 +89,7 @@ class Company:
 
 def environment() -> dict[str, str]:
     """Return the environment of a user who has set nothing, with an engine of one thread."""
-    keys = {provider.key_env for provider in KNOWN_PROVIDERS.values()}
+    keys = {name for provider in KNOWN_PROVIDERS.values() for name in provider.key_names}
     kept = {name: value for name, value in os.environ.items() if name not in keys and not name.startswith("DOORSTEP_")}
     return kept | {"DOORSTEP_SERVE_THREADS": "1"}
 

@@ -139,7 +139,9 @@ def test_what_a_user_writes_is_not_a_control_token(client, engine):
     ("field", "value"),
     [
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("response_format", {"type": "json_schema", "json_schema": {}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
+        ("tool_choice", "required"),
+        ("reasoning_effort", "high"),
         ("presence_penalty", 0.5),
         ("logit_bias", {"5": 1}),
         ("top_logprobs", 3),

@@ -10,7 +10,7 @@ import pytest
 from gateway_parts import hang_up, serving, settings_for, wait_for
 from starlette.requests import Request
 
-from doorstep.config import ProviderSettings
+from doorstep.config import ProviderSettings, TrafficSettings
 from doorstep.store import Store
 from doorstep.types import Call, Node
 
@@ -76,7 +76,8 @@ def address(data, upstream, monkeypatch):
             "hasty": ProviderSettings(base_url=url, first_byte_s=0.5, idle_s=0.5),
             "nobody": ProviderSettings(base_url=f"http://127.0.0.1:{taken.getsockname()[1]}"),
         }
-        with serving(settings_for(data, model=None, providers=providers)) as doorstep:
+        traffic = TrafficSettings(retries=0)  # what becomes of a failure that nothing more is tried after
+        with serving(settings_for(data, model=None, providers=providers, traffic=traffic)) as doorstep:
             yield doorstep
 
 
@@ -122,7 +123,7 @@ def test_a_stream_passes_byte_for_byte(address, upstream, recorded):
     assert answer.content == b": comment\n\n" + CHUNK + LAST + DONE
     call = recorded()
     assert (call.stream, call.finish_reason, call.output_tokens) == (True, "stop", None)
-    assert call.gaps == ["no_token_ids", "no_usage"]
+    assert call.gaps == ["no_token_ids", "no_usage", "no_price"]
 
 
 def test_pieces_are_passed_on_as_they_come(address, upstream):
@@ -131,6 +132,7 @@ def test_pieces_are_passed_on_as_they_come(address, upstream):
     with httpx.stream("POST", f"{address}/v1/chat/completions", json=body) as answer:
         pieces = answer.iter_raw()
         assert next(pieces) == CHUNK  # while the upstream is silent
+        assert b"hasty was silent for 0.5 s" in next(pieces)
         with pytest.raises(httpx.RemoteProtocolError):
             next(pieces)
 
@@ -140,7 +142,7 @@ def test_a_stream_that_breaks_upstream_breaks_here(address, upstream, recorded, 
     upstream.stream(CHUNK, then=then)
     with (
         openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client,
-        pytest.raises(openai.APIConnectionError),
+        pytest.raises(openai.APIError, match=model.partition("/")[0]),
         client.chat.completions.create(model=model, messages=HELLO, stream=True) as stream,
     ):
         list(stream)
@@ -192,6 +194,18 @@ def test_connections_upstream_are_used_again(address, upstream):
     for _ in range(3):
         post(address, stream=True)
     assert len(upstream.ports) == 1
+
+
+def test_a_chat_in_another_dialect_is_translated_and_recorded_as_the_client_saw_it(address, upstream, recorded):
+    body = {"model": "openai/gpt-4o", "max_tokens": 9, "messages": HELLO}
+    answer = httpx.post(f"{address}/v1/messages", json=body, headers={"anthropic-version": "2023-06-01"})
+    headers, sent = upstream.requests[0]
+    assert json.loads(sent)["model"] == "gpt-4o"
+    assert "anthropic-version" not in headers
+    assert [block["text"] for block in answer.json()["content"]] == ["hi"]
+    call = recorded()
+    assert (call.dialect, call.upstream_dialect) == ("anthropic.messages", "openai.chat")
+    assert (call.input_tokens, call.output_tokens, call.cost_microusd) == (1000, 2000, 22_500)
 
 
 def test_an_unknown_model_says_what_there_is(address):

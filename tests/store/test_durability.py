@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from doorstep.errors import StoreError
-from doorstep.store import Store, migrations
-from doorstep.types import Cost
+from doorstep.store import Store, database
+from doorstep.types import Call, Cost
 
 WRITER = """
 import sys
@@ -135,14 +136,51 @@ def test_a_newer_schema_is_said(tmp_path):
         Store.open(path)
 
 
-def test_an_older_schema_is_brought_up_to_date(tmp_path, monkeypatch):
-    def m002_note(connection):
-        connection.execute(sa.text("ALTER TABLE cost ADD COLUMN note TEXT"))
+def tables(where) -> dict:
+    """The columns and indexes of a database, as it tells them itself."""
+    engine = database.connect(where)
+    inspector = sa.inspect(engine)
+    found = {
+        table: (
+            {column["name"]: (str(column["type"]), column["nullable"]) for column in inspector.get_columns(table)},
+            {index["name"]: index["column_names"] for index in inspector.get_indexes(table)},
+        )
+        for table in inspector.get_table_names()
+    }
+    engine.dispose()
+    return found
 
-    Store.open(tmp_path / "old.db").close()
-    monkeypatch.setattr(migrations, "MIGRATIONS", (migrations.m001_first, m002_note))
+
+def make_old(where) -> None:
+    """Make a database as the first release made it, with a call."""
+    engine = database.connect(where)
+    with engine.begin() as connection:
+        for statement in Path(__file__).with_name("schema_m001.sql").read_text("utf-8").split(";\n"):
+            if statement:
+                connection.execute(sa.text(_in_words_of(engine, statement)))
+        connection.execute(sa.text("INSERT INTO migration VALUES ('m001_first', 1)"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO call (call_id, dialect, requested_model, served_model, provider, sampling, stream, "
+                "started_us, ended_us, status_code, gaps) "
+                "VALUES ('old', 'openai.chat', 'm', 'm', 'p', '{}', TRUE, 1, 2, 200, '[]')"
+            )
+        )
+    engine.dispose()
+
+
+def _in_words_of(engine, statement: str) -> str:
+    if engine.dialect.name == "sqlite":
+        return statement
+    return statement.replace("BLOB", "BYTEA").replace("DOUBLE", "DOUBLE PRECISION")
+
+
+def test_an_older_schema_is_brought_up_to_date(new_database):
+    old, fresh = new_database(), new_database()
+    make_old(old)
+    Store.open(fresh).close()
     for _ in range(2):
-        Store.open(tmp_path / "old.db").close()
-    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
-        assert connection.execute("SELECT note FROM cost").fetchall() == []
-        assert len(connection.execute("SELECT * FROM migration").fetchall()) == 2
+        with Store.open(old) as store:
+            call = store.get(Call, "old")
+    assert (call.stream, call.units, call.cached, call.customer) == (True, {}, False, None)
+    assert tables(old) == tables(fresh)

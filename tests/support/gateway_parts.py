@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from doorstep.config import ServeSettings, Settings
 from doorstep.engine.api import Finished, LoraSpec, ModelInfo, SampleParams, Token
-from doorstep.server import create_app
+from doorstep.server import create_app, uvicorn_config
 
 SPECIAL = ["<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>", "<|end|>"]
 SYSTEM, USER, ASSISTANT, END = 1, 2, 3, 5
@@ -115,10 +115,11 @@ def serving(settings: Settings, engine: Any = None, app: Any = None) -> Iterator
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    application = app or create_app(settings, url, start_engine)
-    server = uvicorn.Server(
-        uvicorn.Config(application, log_level="critical", lifespan="off" if app else "on", timeout_graceful_shutdown=1)
-    )
+    if app:
+        config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    else:
+        config = uvicorn_config(create_app(settings, url, start_engine), timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
     thread.start()
     try:

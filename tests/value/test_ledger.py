@@ -1,8 +1,5 @@
 """The ledger sums stored rows, says what is missing, and claims no saving that it cannot show."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from doorstep.store import Store
@@ -14,13 +11,12 @@ MINI = "openai/gpt-5-mini"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "doorstep.db") as opened:
-        for i in range(10):
-            opened.add(*worked(f"prod_{i}", Mode.PROD, cost=2))
-        opened.add(*worked("eval_0", Mode.EVAL, cost=5), *worked("other", Mode.PROD, cost=9, workflow="returns"))
-        opened.add(spent("sft", 3000), spent("rl", 4000))
-        yield opened
+def store(store: Store) -> Store:
+    for i in range(10):
+        store.add(*worked(f"prod_{i}", Mode.PROD, cost=2))
+    store.add(*worked("eval_0", Mode.EVAL, cost=5), *worked("other", Mode.PROD, cost=9, workflow="returns"))
+    store.add(spent("sft", 3000), spent("rl", 4000))
+    return store
 
 
 def worked(run_id, mode, *, cost, workflow="orders", at_us=100, tokens=1000):

@@ -167,4 +167,4 @@ async def test_nobody_at_the_address_is_the_infrastructures_failure(tmp_path):
     async with ModelClient("http://127.0.0.1:9") as client:
         runner = Runner(client, load_workflow(tmp_path), variant="base", model="m", mode=Mode.EVAL)
         run = await runner.run(Task(task_id="t1", digest="d", item="x"))
-    assert (run.status, run.error.startswith("ConnectError")) == (RunStatus.INFRA_ERROR, True)
+    assert (run.status, run.error.startswith("127.0.0.1:9 cannot be reached")) == (RunStatus.INFRA_ERROR, True)

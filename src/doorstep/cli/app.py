@@ -8,7 +8,7 @@ import sys
 import typer
 
 from doorstep import __version__
-from doorstep.cli import deciding, demo, improving, keys, output, reporting, serving, working
+from doorstep.cli import costs, customers, deciding, demo, improving, keys, output, reporting, serving, working
 from doorstep.errors import DoorstepError, UsageError
 
 STOPPED = 130  # what typer makes of Ctrl-C
@@ -46,7 +46,7 @@ def _root(
     """Doorstep, the last mile of AI."""
 
 
-for module in (demo, working, improving, deciding, reporting, serving, keys):
+for module in (demo, working, improving, deciding, reporting, serving, keys, customers, costs):
     module.register(app)
 
 

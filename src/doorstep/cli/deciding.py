@@ -41,7 +41,7 @@ def promote(
     A decision that says hold moves nothing.
     """
     settings = config.load(overrides={"data": data})
-    with Store.open(settings.data / "doorstep.db") as store:
+    with Store.open(settings.record) as store:
         made = decisions.decision_of(store, decision) if decision else _newest(store, name)
         if made.workflow != name:
             raise UsageError(f"{made.decision_id} is about '{made.workflow}', not '{name}'")
@@ -57,7 +57,7 @@ def rollback(
 ) -> None:
     """Move a workflow's traffic back to what served before the last promotion."""
     settings = config.load(overrides={"data": data})
-    with Store.open(settings.data / "doorstep.db") as store:
+    with Store.open(settings.record) as store:
         route = routes.rollback(store, name, why=why, made_by="person")
     _tell(route, as_json)
 
@@ -65,7 +65,7 @@ def rollback(
 def show(decision_id: DecisionId, data: Data = None, as_json: Json = False) -> None:
     """Show a decision with its evidence."""
     settings = config.load(overrides={"data": data})
-    with Store.open(settings.data / "doorstep.db") as store:
+    with Store.open(settings.record) as store:
         made = decisions.decision_of(store, decision_id)
     if as_json:
         output.emit(made)
@@ -77,7 +77,7 @@ def show(decision_id: DecisionId, data: Data = None, as_json: Json = False) -> N
 def verify(decision_id: DecisionId, data: Data = None, as_json: Json = False) -> None:
     """Compute a decision again from the stored rows. Exit 1 when anything comes out otherwise."""
     settings = config.load(overrides={"data": data})
-    with Store.open(settings.data / "doorstep.db") as store:
+    with Store.open(settings.record) as store:
         same = decisions.verify(store, decision_id)
     if as_json:
         output.emit({"id": decision_id, "same": same})

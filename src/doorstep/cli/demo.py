@@ -3,11 +3,11 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
-import httpx
 import typer
 
 from doorstep import config
@@ -21,6 +21,7 @@ from doorstep.cli.report import HOSTED, Report, build
 from doorstep.cli.reporting import show_report, write_report
 from doorstep.cli.working import batch_report, example_folder, run_batch, unfinished
 from doorstep.config import Settings
+from doorstep.fetch import fetch
 from doorstep.improve.outcome import Rung
 from doorstep.improve.plan import Job, parse_budget
 from doorstep.store import Store
@@ -52,7 +53,7 @@ def demo(
     folder = _folder(workflow)
     with (
         Steps() as steps,
-        Store.open(settings.data / "doorstep.db") as store,
+        Store.open(settings.record) as store,
     ):
         steps.begin("start", "Start Doorstep: its record on SQLite, its own engine, the gateway")
         with local_server.running(settings) as address:
@@ -177,10 +178,9 @@ class Demo:
     def _answers(self, model: str) -> bool:
         body = {"model": model, "messages": [{"role": "user", "content": "Say yes."}]}
         headers = {"authorization": f"Bearer {self._address.key}"}
-        with httpx.Client(base_url=self._address.url, headers=headers, timeout=60.0, trust_env=False) as http:
-            response = http.post("/v1/chat/completions", json=body)
-        reached = response.status_code == httpx.codes.OK
-        fate = "measured on the held-out records too" if reached else f"left out, it does not answer: {response.text}"
+        answer = fetch(f"{self._address.url}/v1/chat/completions", body, headers=headers, timeout_s=60.0)
+        reached = answer.status == HTTPStatus.OK
+        fate = "measured on the held-out records too" if reached else f"left out, it does not answer: {answer.text}"
         say(f"     its key is in the environment: {model} is {fate}")
         return reached
 

@@ -1,11 +1,9 @@
 """``doorstep improve``: from records to a candidate with a decision."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import msgspec
 import typer
 
@@ -16,6 +14,7 @@ from doorstep.cli.output import SHOWN, Json, say
 from doorstep.cli.working import Data
 from doorstep.config import Settings
 from doorstep.errors import UsageError
+from doorstep.fetch import fetch
 from doorstep.improve.outcome import Outcome
 from doorstep.improve.plan import (
     DEFAULT_BUDGET_S,
@@ -116,37 +115,37 @@ def climb(settings: Settings, job: Job, workflow: Workflow, listener: "Listener"
     taskset = seal(workflow.name, workflow.records)
     for problem in taskset.problems[:5]:
         say(f"left out: {problem}")
-    with (
-        Store.open(settings.data / "doorstep.db") as store,
-        local_server.running(settings) as address,
-        services(settings, store, address) as reached,
-    ):
+    with Store.open(settings.record) as store, local_server.running(settings) as address:
+        reached = services(settings, store, address)
         outcome = Ladder(job, workflow, taskset, reached, listener, compare).climb()
     write_atomic(job.folder / OUTCOME, msgspec.json.encode(outcome))
     return outcome
 
 
-@contextmanager
-def services(settings: Settings, store: Store, address: Address) -> Iterator["Services"]:
-    """Yield what a ladder needs of the Doorstep that runs at an address."""
+def services(settings: Settings, store: Store, address: Address) -> "Services":
+    """Return what a ladder needs of the Doorstep that runs at an address."""
     from doorstep.improve.ladder import Services
     from doorstep.renderers.chat import ChatRenderer
 
-    with httpx.Client(base_url=address.url, timeout=10.0, trust_env=False) as http:
-        health = http.get("/healthz").json()
-        if not health.get("model"):
-            raise UsageError("The running Doorstep has no local model to train; start it with --model tiny.")
-        yield Services(
-            url=address.url,
-            key=address.key,
-            store=store,
-            renderer=ChatRenderer(Path(health["model"]["folder"])),
-            base=health["model"]["name"],
-            base_digest=health["model"]["digest"],
-            max_context=health["model"]["max_context"],
-            cpu_clock=lambda: float(http.get("/healthz").json()["cpu_seconds"]),
-            core_hour_usd=settings.prices.core_hour_usd,
-        )
+    health = _health(address)
+    if not health.get("model"):
+        raise UsageError("The running Doorstep has no local model to train; start it with --model tiny.")
+    return Services(
+        url=address.url,
+        key=address.key,
+        store=store,
+        renderer=ChatRenderer(Path(health["model"]["folder"])),
+        base=health["model"]["name"],
+        base_digest=health["model"]["digest"],
+        max_context=health["model"]["max_context"],
+        cpu_clock=lambda: float(_health(address)["cpu_seconds"]),
+        core_hour_usd=settings.prices.core_hour_usd,
+    )
+
+
+def _health(address: Address) -> dict[str, Any]:
+    found: dict[str, Any] = fetch(f"{address.url}/healthz", timeout_s=10.0).json()
+    return found
 
 
 def jobs_folder(settings: Settings) -> Path:

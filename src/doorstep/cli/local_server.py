@@ -13,13 +13,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 
-import httpx
 import msgspec
 
 from doorstep.config import Settings
-from doorstep.errors import EngineUnavailable, UsageError
+from doorstep.errors import EngineUnavailable, ProviderError, UsageError
+from doorstep.fetch import fetch
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 10.0
@@ -136,9 +137,9 @@ def _existing(data: Path) -> Address | None:
     if noted is None:
         return None
     try:
-        health = httpx.get(f"{noted.url}/healthz", timeout=5.0, trust_env=False)
-        same = health.status_code == httpx.codes.OK and health.json()["data"] == str(data.resolve())
-    except (httpx.HTTPError, ValueError, KeyError):
+        health = fetch(f"{noted.url}/healthz", timeout_s=5.0)
+        same = health.status == HTTPStatus.OK and health.json()["data"] == str(data.resolve())
+    except (ProviderError, ValueError, KeyError):
         return None
     return noted if same else None
 

@@ -38,10 +38,10 @@ def say(text: str, style: str | None = None) -> None:
 
 
 def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table on stdout; the first column is left, the others right. Without any name it has no head."""
+    """Print a table on stdout; the first column is left and stays whole, the others right. Without any name no head."""
     table = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     out.print(table)

@@ -39,7 +39,7 @@ def report(
     settings = config.load(overrides={"data": data})
     job, outcome = last_outcome(settings, name)
     page = out or settings.data / f"{name}-report.html"
-    with Store.open(settings.data / "doorstep.db") as store:
+    with Store.open(settings.record) as store:
         result = build(store, settings, job, outcome)
     write_report(result, page)
     if as_json:

@@ -42,18 +42,12 @@ def serve(
     local_server.claim(settings.data)
     listener = _listen(settings.serve.host, settings.serve.port)
     from doorstep.gateway.keys import new_secret
-    from doorstep.server import create_app  # loads the parts that only a server needs
+    from doorstep.server import create_app, uvicorn_config  # loads the parts that only a server needs
 
     own_key = new_secret()
     url = f"http://{settings.serve.host}:{listener.getsockname()[1]}"
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(settings, url, own_key=own_key),
-            log_level="warning",
-            lifespan="on",
-            timeout_graceful_shutdown=3,
-        )
-    )
+    app = create_app(settings, url, own_key=own_key)
+    server = uvicorn.Server(uvicorn_config(app, timeout_graceful_shutdown=3))
     if os.environ.get(local_server.WITH_COMMANDS):
         threading.Thread(target=_follow_commands, args=(server, settings.data), daemon=True).start()
     local_server.note_address(settings.data, url, own_key)

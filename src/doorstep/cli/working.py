@@ -112,7 +112,7 @@ def run(
     if out is not None and out.suffix not in (".csv", ".jsonl"):
         raise UsageError(f"--out {out}: give a name that ends in .csv or .jsonl")
     with (
-        Store.open(settings.data / "doorstep.db") as store,
+        Store.open(settings.record) as store,
         local_server.running(settings) as address,
         output.bars() as bars,
     ):
@@ -271,7 +271,7 @@ def evaluate(
     sealed = taskset.seal(workflow.name, workflow.records)
     tasks = sealed.tasks[Split.HELD_OUT]
     with (
-        Store.open(settings.data / "doorstep.db") as store,
+        Store.open(settings.record) as store,
         local_server.running(settings) as address,
         output.bars() as bars,
     ):

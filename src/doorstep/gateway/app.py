@@ -1,7 +1,11 @@
-"""The gateway's addresses: ``/v1/…`` and the run-scoped ``/runs/{run_id}/v1/…``."""
+"""The gateway's addresses as an ASGI application: what any ASGI server can serve.
+
+Under our own server model calls take the fast lane (``fastlane.py``) and reach this module only in tests and on
+servers of other kinds; the listing of models is always here.
+"""
 
 import asyncio
-import re
+from collections.abc import Sequence
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -9,29 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from doorstep.errors import BadInput, UsageError
-from doorstep.gateway.dialects import openai_chat
-from doorstep.gateway.dialects.base import Dialect
-from doorstep.gateway.exchange import Exchange
-from doorstep.gateway.keys import Keys
-from doorstep.gateway.metrics import Metrics
-from doorstep.gateway.models import Models
-from doorstep.gateway.recorder import Recorder
-
-BODY_BYTES = 10_000_000
-NO_KEY = "no valid key: send one as 'Authorization: Bearer …'; doorstep keys create makes one"
-RUN_HEADER = "x-doorstep-run-id"
-_RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
-
-
-class Gateway:
-    """What every address of the gateway works with."""
-
-    def __init__(self, models: Models, recorder: Recorder, keys: Keys) -> None:
-        self.models = models
-        self.recorder = recorder
-        self.keys = keys
-        self.metrics = Metrics()
+from doorstep.errors import BadInput, NotFound
+from doorstep.gateway import door
+from doorstep.gateway.dialects import openai_chat, table
+from doorstep.gateway.exchange import Asked, Exchange, Headers
+from doorstep.gateway.gateway import Gateway
 
 
 def routes(gateway: Gateway) -> list[Route]:
@@ -39,47 +25,75 @@ def routes(gateway: Gateway) -> list[Route]:
     found = []
     for scope in ("", "/runs/{run_id}"):
         found += [
-            Route(f"{scope}/v1/chat/completions", Calls(gateway, openai_chat), methods=["POST"]),
             Route(f"{scope}/v1/models", Listing(gateway), methods=["GET"]),
+            Route(f"{scope}/v1/models/{{model:path}}", OneModel(gateway), methods=["GET"]),
+            Route(f"{scope}/{{path:path}}", Calls(gateway), methods=["POST"]),
             Route(f"{scope}/v1/{{path:path}}", Unknown()),
         ]
     return found
 
 
 class Calls:
-    """Model calls in one dialect."""
+    """Model calls, in the dialect of their address."""
 
-    def __init__(self, gateway: Gateway, dialect: Dialect) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call; a client that goes away ends it."""
-        request = Request(scope, receive)
-        try:
-            if not self._gateway.keys.allow(request.headers):
-                await self._error(401, NO_KEY)(scope, receive, send)
-                return
-            body, run_id = await _body(request), _run_id(request)
-        except UsageError as error:
-            status = 413 if isinstance(error, TooLarge) else 400
-            await self._error(status, str(error))(scope, receive, send)
+        address = door.address_of(scope["raw_path"] + b"?" + scope["query_string"])
+        if address is None:
+            await Unknown()(scope, receive, send)
             return
+        dialect, headers = address.dialect, dict(scope["headers"])
+        reply = AsgiReply(send)
+        caller = self._gateway.keys.who(headers)
+        if caller is None:
+            await reply.whole(401, _JSON, dialect.error(401, door.NO_KEY))
+            return
+        try:
+            run_id = door.run_of(address, headers)
+            body = await _body(Request(scope, receive), door.most_bytes(dialect))
+        except TooLarge as error:
+            await reply.whole(413, _JSON, dialect.error(413, str(error)))
+        except BadInput as error:
+            await reply.whole(400, _JSON, dialect.error(400, str(error)))
         except ClientDisconnect:
             return
-        exchange = Exchange(
-            models=self._gateway.models,
-            recorder=self._gateway.recorder,
-            metrics=self._gateway.metrics,
-            dialect=self._dialect,
-            body=body,
-            run_id=run_id,
-            send=send,
-        )
-        await _while_connected(exchange, receive)
+        else:
+            asked = Asked(dialect=dialect, body=body, headers=headers, caller=caller, run_id=run_id)
+            await _while_connected(Exchange(self._gateway, asked, reply), receive)
 
-    def _error(self, status: int, message: str) -> Response:
-        return Response(self._dialect.error(status, message), status, media_type="application/json")
+
+class AsgiReply:
+    """An answer as ASGI messages. ASGI has no way to break a connection off but to fail before the last message."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send an answer at once."""
+        await self._start(status, [*headers, (b"content-length", str(len(body)).encode())])
+        await self.end(body)
+
+    async def begin(self, status: int, headers: Headers, piece: bytes) -> None:
+        """Begin an answer of unknown length with its first piece."""
+        await self._start(status, headers)
+        await self.piece(piece)
+
+    async def piece(self, data: bytes) -> None:
+        """Send more of it."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes) -> None:
+        """Send the last of it."""
+        await self._send({"type": "http.response.body", "body": data})
+
+    def abort(self) -> None:
+        """Leave the answer without its end: the server then closes the connection in the middle of it."""
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
 
 
 class Listing:
@@ -90,11 +104,23 @@ class Listing:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """List the models."""
-        if not self._gateway.keys.allow(Request(scope).headers):
-            body, status = openai_chat.error(401, NO_KEY), 401
-        else:
-            body, status = msgspec.json.encode({"object": "list", "data": self._gateway.models.listing()}), 200
-        await Response(body, status, media_type="application/json")(scope, receive, send)
+        answer = _allowed(self._gateway, scope) or _json({"object": "list", "data": self._gateway.models.listing()})
+        await answer(scope, receive, send)
+
+
+class OneModel:
+    """``GET /v1/models/{model}``."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Show a model."""
+        try:
+            answer = _allowed(self._gateway, scope) or _json(self._gateway.models.one(scope["path_params"]["model"]))
+        except NotFound as error:
+            answer = _error(404, str(error), "model_not_found")
+        await answer(scope, receive, send)
 
 
 class Unknown:
@@ -102,12 +128,26 @@ class Unknown:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Say what there is."""
-        message = f"{scope['method']} {scope['path']} is not served; POST /v1/chat/completions and GET /v1/models are."
-        await Response(openai_chat.error(404, message), 404, media_type="application/json")(scope, receive, send)
+        served = ", ".join(f"POST {path}" for path in table.paths())
+        message = f"{scope['method']} {scope['path']} is not served; GET /v1/models, {served} are."
+        await _error(404, message)(scope, receive, send)
 
 
-class TooLarge(UsageError):
+class TooLarge(BadInput):
     """A body over the limit."""
+
+
+def _allowed(gateway: Gateway, scope: Scope) -> Response | None:
+    """Return the refusal for a caller without a key."""
+    return None if gateway.keys.who(dict(scope["headers"])) else _error(401, door.NO_KEY)
+
+
+def _error(status: int, message: str, code: str | None = None) -> Response:
+    return Response(openai_chat.error(status, message, code=code), status, media_type="application/json")
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 async def _while_connected(exchange: Exchange, receive: Receive) -> None:
@@ -130,18 +170,15 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _body(request: Request) -> bytes:
-    parts, size = [], 0
+async def _body(request: Request, most: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
     async for part in request.stream():
         size += len(part)
-        if size > BODY_BYTES:
-            raise TooLarge(f"the request is larger than {BODY_BYTES // 1_000_000} MB")
+        if size > most:
+            raise TooLarge("body", door.too_large(most))
         parts.append(part)
     return b"".join(parts)
 
 
-def _run_id(request: Request) -> str | None:
-    run_id: str | None = request.path_params.get("run_id") or request.headers.get(RUN_HEADER)
-    if run_id is not None and _RUN_ID.fullmatch(run_id) is None:
-        raise BadInput("run id", f"{run_id[:140]!r} is none: use 1 to 128 letters, digits and . _ : -")
-    return run_id
+_JSON: Sequence[tuple[bytes, bytes]] = ((b"content-type", b"application/json"),)

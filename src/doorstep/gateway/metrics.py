@@ -31,6 +31,8 @@ class Metrics:
             ("doorstep_calls_broken_total", "counter", "Calls that failed after their first byte.", broken),
             ("doorstep_calls_dropped_total", "counter", "Calls answered but not recorded.", {"": recorder.dropped}),
             ("doorstep_calls_refused_total", "counter", "Calls that the store refused.", {"": recorder.refused}),
+            ("doorstep_calls_unpriced_total", "counter", "Calls whose price is not known.", {"": recorder.unpriced}),
+            ("doorstep_recorder_away_seconds", "gauge", "Time since the store takes nothing.", {"": recorder.away_s}),
             ("doorstep_recorder_backlog_bytes", "gauge", "Bytes not in the store yet.", {"": recorder.backlog}),
         ]
         return "".join(_family(*family) for family in families)

@@ -1,170 +1,190 @@
 """The recorder: every call into the record, without ever holding up or failing an answer.
 
-``put`` appends a capture to a segment file before the answer's last byte goes out; a thread of its own carries the
-segments into the store and deletes them. What a killed process left is carried over at the next start. When the disk
-takes no more, or the store lags too far behind, a call is answered all the same and counted as dropped.
+``put`` appends a capture to a segment before the answer's last byte goes out. A process of its own, the compactor,
+carries the segments into the store, so that its work never takes this process's interpreter lock. When the disk takes
+no more, or the store lags too far behind, a call is answered all the same and counted as dropped; its run is marked by
+a call without bodies, written as soon as something can be written again.
 """
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from doorstep import ids
-from doorstep.errors import StoreError
-from doorstep.gateway import segments
-from doorstep.gateway.capture import Capture
-from doorstep.gateway.records import Rows, rows_of
-from doorstep.gateway.segments import Segment
-from doorstep.store import Store
-from doorstep.types import Call, Node, Record
-from doorstep.value.prices import LOCAL, UNKNOWN, Pricer
+from doorstep.config import PriceSettings
+from doorstep.gateway.capture import DROPPED, Capture
+from doorstep.gateway.progress import FINISH, WAKE, Progress, Work, common_file
+from doorstep.gateway.segments import Writer
 
 log = logging.getLogger(__name__)
 
-BATCH_BYTES = 4_000_000  # of captures in one transaction
+FOLDER = "captures"  # of segments, in the data folder
 SEGMENT_BYTES = 16_000_000  # after which a new segment begins
+SEGMENT_S = 3600.0  # the same: what was said is to stay in a file no longer than this
 BACKLOG_BYTES = 1_000_000_000  # of segments that the store has not taken; what comes then is dropped
-RETRY_S = 1.0
+RUNS_TO_MARK = 10_000  # runs that lost a call and are not marked yet; the others are counted only
+MARKS_AT_ONCE = 8
+RESTART_S = 1.0
 
 
 class Recorder:
-    """Captures in, rows out. ``put`` and the counts are for the event loop's thread; ``close`` waits for the store."""
+    """Captures in, rows out. ``put`` is for one thread, the event loop's; ``close`` waits for the store."""
 
-    def __init__(self, store: Store, folder: Path, pricer: Pricer, backlog_bytes: int = BACKLOG_BYTES) -> None:
+    def __init__(
+        self,
+        store: str | Path,
+        data: Path,
+        prices: PriceSettings,
+        backlog_bytes: int = BACKLOG_BYTES,
+    ) -> None:
+        """Record into a store; ``data`` is the data folder, in which the segments are."""
         self.dropped = 0  # calls that were answered but could not be kept
-        self.refused = 0  # calls that the store would not take
-        self._store = store
-        self._folder = folder
-        self._pricer = pricer
-        self._most = backlog_bytes
-        self._taken = 0  # bytes of all segments ever written, and of what the store has
-        self._stored = 0
-        self._wake = threading.Event()
-        self._closing = False
+        folder = data / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        self._replay()
-        self._segments = deque([Segment.create(folder)])
-        self._thread = threading.Thread(target=self._drain, name="recorder", daemon=True)
-        self._thread.start()
+        name = ids.new_id("seg")
+        self._writer = Writer(folder, name)
+        self._turn_at = time.monotonic() + SEGMENT_S
+        self._most = backlog_bytes
+        self._to_mark: dict[str, Capture] = {}  # by run
+        self._shared = common_file()
+        self._progress = Progress(self._shared)
+        self._work = Work(
+            store=str(store),
+            data=str(data),
+            folder=str(folder),
+            writer=name,
+            progress=self._shared.fileno(),
+            prices=prices,
+        )
+        self._closing = False
+        self._lock = threading.Lock()  # of starting and ending the compactor
+        self._compactor = self._start()
+        self._attendant = threading.Thread(target=self._attend, name="recorder", daemon=True)
+        self._attendant.start()
+
+    @property
+    def written(self) -> int:
+        """Bytes that were recorded since the start."""
+        return self._writer.at
+
+    @property
+    def stored(self) -> int:
+        """Of them, bytes that the store has taken."""
+        return self._progress.at
 
     @property
     def backlog(self) -> int:
         """Bytes that the store has not taken yet."""
-        return self._taken - self._stored
+        return self.written - self.stored
+
+    @property
+    def refused(self) -> int:
+        """Calls that the store would not take."""
+        return self._progress.refused
+
+    @property
+    def unpriced(self) -> int:
+        """Calls of hosted models whose price is not known."""
+        return self._progress.unpriced
+
+    @property
+    def away_s(self) -> float:
+        """Seconds since the store has been taking nothing; 0 when it does."""
+        since = self._progress.away_since_us
+        return (ids.now_us() - since) / 1_000_000 if since else 0.0
 
     def put(self, capture: Capture) -> None:
         """Keep a call: from here on a kill of this process does not lose it."""
-        segment = self._segments[-1]
-        before = segment.size
+        writer, progress = self._writer, self._progress
         try:
-            if self.backlog >= self._most:
+            if writer.at - progress.at >= self._most:
                 raise OSError(f"the store is {self.backlog} bytes behind")
-            segment.append(capture)
+            if self._to_mark:
+                self._mark()
+            writer.append(capture)
+            if writer.size >= SEGMENT_BYTES or time.monotonic() > self._turn_at:
+                self._turn()
         except OSError as error:
-            self.dropped += 1
-            log.error("call %s was answered but not recorded: %s", capture.call_id, error)
+            self._drop(capture, error)
             return
-        self._taken += segment.size - before
-        if segment.size >= SEGMENT_BYTES:
-            self._segments.append(Segment.create(self._folder))
-        self._wake.set()
+        if progress.asleep:
+            progress.asleep = 0
+            self._tell(WAKE)
 
     def close(self) -> None:
-        """Carry over what is left and stop; what the store does not take now stays for the next start."""
-        self._closing = True
-        self._wake.set()
-        self._thread.join()
+        """Wait until the store has everything; what it does not take now stays for the next start."""
+        if self._to_mark:
+            with suppress(OSError):
+                self._mark(RUNS_TO_MARK)
+        with self._lock:
+            self._closing = True
+            self._tell(FINISH)
+        self._attendant.join()
+        self._writer.close()
+        self._shared.close()
 
-    def _replay(self) -> None:
-        """Carry over what a killed process left; its CPU time is not known, so calls of our engine have no cost."""
-        for path, captures in segments.leftovers(self._folder):
-            self._commit(captures, replayed=True)
-            path.unlink()
-
-    def _drain(self) -> None:
-        offset = 0
-        while True:
-            segment = self._segments[0]
-            sealed, closing = len(self._segments) > 1, self._closing  # looked at before reading: then no more comes
-            captures, end = segment.read(offset, BATCH_BYTES)
-            if captures:
-                if not self._carried(captures):
-                    return
-                self._stored += end - offset
-                offset = end
-            elif sealed:
-                self._segments.popleft().delete()
-                offset = 0
-            elif closing:
-                segment.delete()
-                return
-            else:
-                self._wake.wait()
-                self._wake.clear()
-
-    def _carried(self, captures: list[Capture]) -> bool:
-        """Put captures into the store, trying again until it takes them; False when closing comes first."""
-        while True:
-            try:
-                self._commit(captures)
-            except StoreError as error:
-                log.error("calls wait to be recorded: %s", error)
-                if self._closing:
-                    return False
-                time.sleep(RETRY_S)
-            else:
-                return True
-
-    def _commit(self, captures: list[Capture], *, replayed: bool = False) -> None:
-        known = {call.call_id for call in self._store.select_in(Call, "call_id", {c.call_id for c in captures})}
-        fresh = [
-            self._priced(rows, replayed)
-            for capture in captures
-            if capture.call_id not in known and (rows := self._rows(capture))
-        ]
-        if not fresh:
-            return
+    def _turn(self) -> None:
         try:
-            self._add(fresh)
-        except StoreError:
-            self._commit_singly(fresh)
+            self._writer.turn(self._progress.at)
+        except OSError as error:
+            log.error("a segment grows, since no new one can be begun: %s", error)
+        self._turn_at = time.monotonic() + SEGMENT_S
 
-    def _commit_singly(self, fresh: list[Rows]) -> None:
-        """Leave out what the store refuses, so that it keeps nothing else out; raise when the fault is the store's."""
-        for rows in fresh:
-            try:
-                self._add([rows])
-            except StoreError as refusal:
-                proof = str(ids.now_us()).encode()
-                self._store.add(blobs={ids.digest(proof): proof})  # raises when the store takes nothing at all
-                self.refused += 1
-                log.error("call %s was refused: %s", rows.call.call_id, refusal)
+    def _drop(self, capture: Capture, error: OSError) -> None:
+        if not self.dropped:
+            log.error("calls are answered but not recorded: %s", error)
+        self.dropped += 1
+        if capture.run_id is not None and len(self._to_mark) < RUNS_TO_MARK:
+            empty = msgspec.structs.replace(
+                capture, request=b"", response=b"", trace=None, gaps=[*capture.gaps, DROPPED]
+            )
+            self._to_mark.setdefault(capture.run_id, empty)
 
-    def _add(self, fresh: list[Rows]) -> None:
-        nodes = {
-            node.node_id: node for rows in reversed(fresh) for node in reversed(rows.nodes)
-        }  # the first one counts
-        for node in self._store.select_in(Node, "node_id", nodes.keys()):
-            del nodes[node.node_id]
-        blobs = {digest: body for rows in fresh for digest, body in rows.blobs.items()}
-        records: list[Record] = [record for rows in fresh for record in (rows.call, *rows.spans)]
-        self._store.add(*records, *nodes.values(), blobs=blobs)
+    def _mark(self, most: int = MARKS_AT_ONCE) -> None:
+        """Note the loss at some of the runs that lost calls."""
+        for run_id in list(self._to_mark)[:most]:
+            self._writer.append(self._to_mark[run_id])
+            del self._to_mark[run_id]
 
-    def _rows(self, capture: Capture) -> Rows | None:
-        try:
-            return rows_of(capture)
-        except Exception:  # one call that is not understood must not keep the others out of the record
-            self.refused += 1
-            log.exception("call %s was refused", capture.call_id)
-            return None
+    # The compactor
 
-    def _priced(self, rows: Rows, replayed: bool) -> Rows:
-        price = UNKNOWN if replayed and rows.call.provider == LOCAL else self._pricer.price(rows.call)
-        call = msgspec.structs.replace(
-            rows.call, cost_microusd=price.microusd, cost_basis=price.basis, price_version=price.version
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "doorstep.gateway.compactor", self._work.folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(self._work.progress,),
+            bufsize=0,
+            process_group=0,  # Ctrl-C is for this process, which then ends the other
         )
-        return msgspec.structs.replace(rows, call=call)
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        with suppress(BrokenPipeError):
+            process.stdin.write(msgspec.json.encode(self._work) + b"\n")
+        return process
+
+    def _attend(self) -> None:
+        """Start another compactor when one ends on its own."""
+        while True:
+            with self._compactor as process:
+                code = process.wait()
+            if self._closing:
+                return
+            log.error("the compactor ended with %d; another one goes on", code)
+            time.sleep(RESTART_S)
+            with self._lock:
+                if self._closing:
+                    return
+                self._compactor = self._start()
+
+    def _tell(self, word: bytes) -> None:
+        assert self._compactor.stdin is not None
+        with suppress(OSError, ValueError):  # it has ended, or has not read what it was told before
+            self._compactor.stdin.write(word)

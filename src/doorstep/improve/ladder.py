@@ -6,9 +6,9 @@ confidence is calibrated, is decided on the dev split alone.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Protocol
 
-import httpx
 import msgspec
 import tinker
 
@@ -16,6 +16,7 @@ from doorstep.errors import ProviderError, UsageError
 from doorstep.evaluation.evaluate import await_calls, grades_of, summarise
 from doorstep.evaluation.rollout import Progress as RollOutProgress
 from doorstep.evaluation.rollout import roll_out
+from doorstep.fetch import fetch
 from doorstep.grading.calibration import Calibration, fit
 from doorstep.grading.graders import CodeGrader
 from doorstep.improve.examples import Renderer, examples
@@ -259,6 +260,7 @@ def _check_unchanged(job: Job, workflow: Workflow, taskset: Taskset, services: S
 def adapter_digest(url: str, key: str, path: str) -> str:
     """Return the content digest of trained weights, as the training service states it."""
     body, headers = {"tinker_path": path}, {"x-api-key": key}
-    response = httpx.post(f"{url}/api/v1/weights_info", json=body, headers=headers, timeout=30.0, trust_env=False)
-    response.raise_for_status()
-    return str(response.json().get("digest") or "unknown")
+    answer = fetch(f"{url}/api/v1/weights_info", body, headers=headers)
+    if answer.status != HTTPStatus.OK:
+        raise ProviderError(f"the training service does not say what {path} is: HTTP {answer.status}: {answer.text}")
+    return str(answer.json().get("digest") or "unknown")

@@ -4,20 +4,22 @@ SQLite runs in WAL mode: readers never wait, writers queue for the file's lock. 
 acknowledged row should outlive a power cut too, not only a killed process (for which NORMAL would be enough).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.dml import Insert
 
 from doorstep.errors import StoreError
 from doorstep.store import schema
 
 WRITES = "doorstep_writes"  # execution option of connections that will write
 LOCK_TIMEOUT_S = 30.0
+LOG_PAGES = 8000  # of 4 KB
+CACHE_KB = 8000
+CHUNK = 500  # values in one IN list, well under every database's limit
 
 _SQLITE_ADVICE = (
     (
@@ -55,11 +57,40 @@ def connect(where: str | Path) -> sa.Engine:
     return engine
 
 
-def insert_new(connection: sa.Connection, table: sa.Table) -> Insert:
-    """Return an INSERT that leaves rows with a known key alone."""
-    if connection.dialect.name == "sqlite":
-        return sqlite.insert(table).on_conflict_do_nothing()
-    return postgresql.insert(table).on_conflict_do_nothing()
+def insert_new(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Insert rows of values, leaving those with a known key alone; return how many are new.
+
+    Goes to the driver itself: SQLAlchemy's handling of parameters takes four times as long as the insertion.
+    """
+    statement = _insert_statement(connection.dialect, table)
+    return connection.exec_driver_sql(statement, list(rows)).rowcount
+
+
+def known(connection: sa.Connection, column: sa.Column[Any], values: Collection[str]) -> set[str]:
+    """Return those of the values that a column has."""
+    wanted, found = list(values), set()
+    name, table = (_quoted(connection.dialect, part) for part in (column.name, column.table.name))
+    for start in range(0, len(wanted), CHUNK):
+        part = tuple(wanted[start : start + CHUNK])
+        marks = ", ".join([_mark(connection.dialect)] * len(part))
+        query = f"SELECT {name} FROM {table} WHERE {name} IN ({marks})"
+        found |= set(connection.exec_driver_sql(query, part).scalars())
+    return found
+
+
+@cache
+def _insert_statement(dialect: sa.Dialect, table: sa.Table) -> str:
+    columns = ", ".join(_quoted(dialect, name) for name in table.c.keys())  # noqa: SIM118 - columns are not names
+    marks = ", ".join([_mark(dialect)] * len(table.c))
+    return f"INSERT INTO {_quoted(dialect, table.name)} ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING"
+
+
+def _quoted(dialect: sa.Dialect, name: str) -> str:
+    return dialect.identifier_preparer.quote(name)
+
+
+def _mark(dialect: sa.Dialect) -> str:
+    return "?" if dialect.name == "sqlite" else "%s"
 
 
 @contextmanager
@@ -67,7 +98,7 @@ def translated_errors(engine: sa.Engine) -> Iterator[None]:
     """Turn the database's errors into ``StoreError`` that says what to do."""
     try:
         yield
-    except (sa.exc.SQLAlchemyError, UnicodeEncodeError, OverflowError) as error:
+    except (sa.exc.SQLAlchemyError, ValueError, OverflowError) as error:
         raise StoreError(_advice(engine, error)) from error
 
 
@@ -98,6 +129,10 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
+    # Digests are random, so each call changes a dozen pages of indexes. A larger log has them written back together,
+    # and a larger cache has them read once: 25 KB written per call instead of 68, three quarters of the time.
+    cursor.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
+    cursor.execute(f"PRAGMA cache_size=-{CACHE_KB}")
     cursor.execute("PRAGMA secure_delete=ON")  # deletion by customer must not leave the text in free pages
     cursor.close()
 

@@ -7,7 +7,10 @@ This module opens no connection.
 import json
 import re
 import types as python_types
+from collections.abc import Callable
 from enum import StrEnum
+from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -23,12 +26,17 @@ COMPOSITE_KEYS: dict[type[Record], tuple[str, ...]] = {types.DatasetItem: ("data
 # What is looked up often; the primary keys have their own index.
 INDEXES: dict[type[Record], tuple[tuple[str, ...], ...]] = {
     types.Run: (("evaluation_id",), ("workflow", "started_us"), ("customer",)),
-    types.Call: (("run_id",), ("started_us",)),
+    types.Call: (("run_id",), ("started_us",), ("customer",), ("request_digest",), ("response_digest",)),
+    types.Attempt: (("call_id",),),
     types.Node: (("run_id",), ("content_digest",)),
     types.TokenSpan: (("call_id",), ("run_id",)),
     types.ToolCall: (("run_id",),),
     types.Grade: (("run_id",),),
-    types.Cost: (("workflow",),),
+    types.Feedback: (("run_id",), ("call_id",)),
+    types.Audit: (("at_us",),),
+    types.Job: (("call_id",),),
+    types.JobState: (("job_id",),),
+    types.Cost: (("workflow",), ("ref",)),
     types.DatasetItem: (("customer",),),
     types.ModelVersion: (("workflow",), ("dataset_id",)),
     types.Decision: (("workflow",),),
@@ -36,14 +44,18 @@ INDEXES: dict[type[Record], tuple[tuple[str, ...], ...]] = {
     types.TrainingStep: (("training_run",),),
 }
 
-# Columns that hold what people or models wrote: what deletion by customer blanks. The rest is ids, times and numbers.
+# Columns that hold what people or models wrote: what deletion blanks. The rest is ids, times and numbers.
 CONTENT: dict[type[Record], dict[str, Any]] = {
     types.Run: {"output": None, "error": None, "customer": None},
-    types.Call: {"request_digest": None, "response_digest": None, "error": None},
+    types.Call: {"request_digest": None, "response_digest": None, "error": None, "customer": None},
+    types.Attempt: {"error": None},
     types.Node: {"content_digest": ""},
     types.TokenSpan: {"ids": b"", "logprobs": None},
     types.ToolCall: {"arguments": None, "result": None, "error": None},
     types.Grade: {"why": None, "detail": None},
+    types.Feedback: {"value": None},
+    types.Job: {"request": {}},
+    types.JobState: {"artefact": None, "error": None},
 }
 
 metadata = sa.MetaData()
@@ -95,6 +107,26 @@ def to_row(record: Record) -> dict[str, Any]:
     return row
 
 
+@cache
+def to_values(kind: type[Record]) -> Callable[[Record], tuple[Any, ...]]:
+    """Return what turns a record into the values of its row, in the order of its fields, as every driver takes them."""
+    values_of = attrgetter(*kind.__struct_fields__)
+    columns = list(TABLES[kind].c)
+    hints = list(get_type_hints(kind).values())
+    converters: list[tuple[int, Callable[[Any], Any]]] = [
+        (at, _json_value) for at, column in enumerate(columns) if isinstance(column.type, sa.JSON)
+    ]
+    converters += [(at, str) for at, hint in enumerate(hints) if isinstance(hint, type) and issubclass(hint, StrEnum)]
+
+    def convert(record: Record) -> tuple[Any, ...]:
+        values = list(values_of(record))
+        for at, converter in converters:
+            values[at] = converter(values[at])
+        return tuple(values)
+
+    return convert
+
+
 def from_row(kind: type[R], row: sa.RowMapping) -> R:
     """Return a row as a record."""
     # The mapping's keys are a subclass of str, which msgspec does not take; the columns are in the order of the fields.
@@ -104,6 +136,15 @@ def from_row(kind: type[R], row: sa.RowMapping) -> R:
 def to_json(value: Any) -> str:
     """Write a JSON column: in ASCII, since models do write lone surrogates; NaN and infinity are not JSON."""
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def _json_value(value: Any) -> str | None:
+    """Return a value for a JSON column; most are empty."""
+    if value is None:
+        return None
+    if value == {}:
+        return "{}"
+    return "[]" if value == [] else to_json(msgspec.to_builtins(value, builtin_types=(bytes,)))
 
 
 def _column(name: str, annotation: Any, in_key: bool) -> sa.Column[Any]:

@@ -15,12 +15,14 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from doorstep import ids
 from doorstep.errors import StoreError, UsageError
 from doorstep.store import database, erasure, invariants, migrations, schema
+from doorstep.store.erasure import Erased
 from doorstep.types import Record
 
 R = TypeVar("R", bound=Record)
-CHUNK = 500  # values in one IN list, well under every database's limit
+QUICK = 1  # zlib level: bodies are small, and the record must keep up with the traffic
 
 
 class Store:
@@ -70,10 +72,9 @@ class Store:
             invariants.check_blob(digest, body)
         if not records and not bodies:
             return
-        compressed = [{"digest": digest, "body": zlib.compress(body)} for digest, body in bodies.items()]
         with self._writing() as connection:
-            if compressed:
-                connection.execute(database.insert_new(connection, schema.blob), compressed)
+            if bodies:
+                _insert_bodies(connection, bodies)
             for kind, group in _by_kind(records).items():
                 _insert(connection, kind, group)
 
@@ -105,12 +106,18 @@ class Store:
         """Return the rows whose ``field`` is one of ``values``, in the order of their key."""
         column, wanted = _column(kind, field), sorted(values)
         found: list[R] = []
-        for start in range(0, len(wanted), CHUNK):
-            query = sa.select(schema.TABLES[kind]).where(column.in_(wanted[start : start + CHUNK]))
+        for start in range(0, len(wanted), database.CHUNK):
+            query = sa.select(schema.TABLES[kind]).where(column.in_(wanted[start : start + database.CHUNK]))
             found += self._read(kind, query)
         return sorted(found, key=schema.key_of)
 
-    def rows(self, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:
+    def known(self, kind: type[Record], keys: Collection[str], /) -> set[str]:
+        """Return those of the primary keys that are stored."""
+        (field,) = schema.key_fields(kind)
+        with self._reading() as connection:
+            return database.known(connection, schema.TABLES[kind].c[field], keys)
+
+    def rows(self, query: sa.Executable) -> Sequence[sa.RowMapping]:
         """Run one of the named queries of ``queries.py``."""
         with self._reading() as connection:
             return connection.execute(query).mappings().all()
@@ -120,13 +127,26 @@ class Store:
         rows = self.rows(sa.select(schema.blob.c.body).where(schema.blob.c.digest == digest))
         return zlib.decompress(rows[0]["body"]) if rows else None
 
-    def delete_customer(self, customer: str) -> list[str]:
-        """Delete what a customer's runs contain; return the paths of the adapters that were trained on their records.
+    def prove(self) -> None:
+        """Raise ``StoreError`` when the store takes no row at all."""
+        proof = str(ids.now_us())
+        with self._writing() as connection:
+            connection.execute(sa.insert(schema.blob).values(digest=proof, body=b""))
+            connection.execute(sa.delete(schema.blob).where(schema.blob.c.digest == proof))
 
-        Rows stay as ids, times and numbers, so that decisions and sums still hold; adapters are the caller's to retire.
+    def delete_customer(self, customer: str) -> Erased:
+        """Delete what a customer's runs and calls contain.
+
+        Rows stay as ids, times and numbers, so that decisions and sums still hold; adapters that were trained on the
+        customer's records and files of artefacts are named: they are the caller's to retire.
         """
         with self._writing() as connection:
             return erasure.delete_customer(connection, customer)
+
+    def expire(self, before_us: int, key_id: str) -> Erased:
+        """Delete what the calls of a key contain that began before a moment, as ``delete_customer`` does."""
+        with self._writing() as connection:
+            return erasure.expire(connection, before_us, key_id)
 
     def _read(self, kind: type[R], query: sa.Select[Any]) -> list[R]:
         return _as_records(kind, self.rows(query))
@@ -143,10 +163,17 @@ class Store:
 
 
 def _insert(connection: sa.Connection, kind: type[R], records: Sequence[R]) -> None:
-    rows = [schema.to_row(record) for record in records]
-    result = connection.execute(database.insert_new(connection, schema.TABLES[kind]), rows)
-    if result.rowcount != len(rows):
+    to_values = schema.to_values(kind)
+    rows = [to_values(record) for record in records]
+    if database.insert_new(connection, schema.TABLES[kind], rows) != len(rows):
         _check_same(connection, kind, records)
+
+
+def _insert_bodies(connection: sa.Connection, bodies: Mapping[str, bytes]) -> None:
+    known = database.known(connection, schema.blob.c.digest, bodies.keys())  # a look-up is cheaper than compression
+    fresh = [(digest, zlib.compress(body, QUICK)) for digest, body in bodies.items() if digest not in known]
+    if fresh:
+        database.insert_new(connection, schema.blob, fresh)
 
 
 def _as_records(kind: type[R], rows: Iterable[sa.RowMapping]) -> list[R]:
@@ -164,8 +191,8 @@ def _check_same(connection: sa.Connection, kind: type[R], records: Sequence[R]) 
     """Refuse records that differ from what is stored under their key, except where the content was erased."""
     table = schema.TABLES[kind]
     key = sa.tuple_(*(table.c[field] for field in schema.key_fields(kind)))
-    for start in range(0, len(records), CHUNK):
-        part = records[start : start + CHUNK]
+    for start in range(0, len(records), database.CHUNK):
+        part = records[start : start + database.CHUNK]
         query = sa.select(table).where(key.in_([schema.key_of(record) for record in part]))
         known = {schema.key_of(row): row for row in _as_records(kind, connection.execute(query).mappings())}
         for record in part:

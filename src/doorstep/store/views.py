@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 
 from doorstep.store.store import Store
-from doorstep.types import Grade, TokenSpan
+from doorstep.types import Call, Grade, Run, TokenSpan
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +27,16 @@ def current(grades: Iterable[Grade]) -> list[Grade]:
 def grades_of(store: Store, run_id: str) -> list[Grade]:
     """Return the grades of a run that count, one per name."""
     return current(store.select(Grade, run_id=run_id))
+
+
+def gaps_of(store: Store, run_id: str) -> list[str]:
+    """Return what the record of a run lacks, in the run itself or in one of its calls.
+
+    A call that was answered but could not be kept may come to light only after the run's row was written.
+    """
+    run = store.get(Run, run_id)
+    found = {gap for call in store.select(Call, run_id=run_id) for gap in call.gaps}
+    return sorted(found.union(run.gaps if run else ()))
 
 
 def tokens_of(store: Store, call_id: str) -> Tokens:

@@ -10,10 +10,10 @@ from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any
 
-import httpx
 import msgspec
 
 from doorstep.errors import BadInput, DoorstepError, ProviderError, UsageError
+from doorstep.http_client import Client
 
 TRIES = 3
 BACKOFF_S = 0.5
@@ -39,6 +39,18 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int | None = None
 
 
+class _Answer(msgspec.Struct, frozen=True):
+    """What came back, whatever its status."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+
 class ModelClient:
     """An OpenAI-compatible client bound to runs: each call is made at ``/runs/{run_id}/v1``.
 
@@ -46,11 +58,10 @@ class ModelClient:
     """
 
     def __init__(self, base_url: str, key: str = "doorstep", timeout_s: float = 120.0) -> None:
-        limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
-        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
-        self._http = httpx.AsyncClient(
-            base_url=base_url, headers=headers, timeout=timeout_s, limits=limits, trust_env=False
-        )
+        self._http = Client()
+        self._base_url = base_url.rstrip("/")
+        self._headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-type", b"application/json")]
+        self._timeout_s = timeout_s
         self._refused: dict[str, set[str]] = {}  # options by model
 
     async def __aenter__(self) -> "ModelClient":
@@ -59,7 +70,7 @@ class ModelClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        await self._http.close()
 
     async def complete(self, run_id: str, model: str, messages: list[dict[str, str]], **options: Any) -> Completion:
         """Ask for one answer.
@@ -73,23 +84,30 @@ class ModelClient:
             sent = self._accepted(model, options)
             body = _encode(model, {"model": model, "messages": messages, **sent})
             try:
-                response = await self._http.post(f"/runs/{run_id}/v1/chat/completions", content=body)
-            except httpx.HTTPError as error:
-                failure, wait = ProviderError(f"{type(error).__name__}: {error}"), 0.0
+                answer = await self._post(f"{self._base_url}/runs/{run_id}/v1/chat/completions", body)
+            except ProviderError as error:
+                failure, wait = error, 0.0
             else:
-                if response.status_code < 400:
-                    return _completion(response)
-                if option := _refused_option(response, sent):
+                if answer.status < 400:
+                    return _completion(answer)
+                if option := _refused_option(answer, sent):
                     self._refused.setdefault(model, set()).add(option)
                     continue
-                refusal = _failure(response, model)
+                refusal = _failure(answer, model)
                 if not isinstance(refusal, ProviderError):
                     raise refusal
-                failure, wait = refusal, _retry_after(response)
+                failure, wait = refusal, _retry_after(answer)
             failures += 1
             if failures == TRIES:
                 raise failure
             await asyncio.sleep(max(BACKOFF_S * 2 ** (failures - 1), wait))
+
+    async def _post(self, url: str, body: bytes) -> _Answer:
+        wait = self._timeout_s
+        response = await self._http.request(
+            "POST", url, self._headers, body, first_byte_s=wait, idle_s=wait, total_s=2 * wait
+        )
+        return _Answer(response.status, response.headers, await response.read())
 
     def _accepted(self, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options as this model takes them, as far as is known."""
@@ -105,9 +123,9 @@ def _encode(model: str, body: dict[str, Any]) -> bytes:
         raise BadInput(model, f"the messages are no text that can be sent: {error}") from None
 
 
-def _completion(response: httpx.Response) -> Completion:
+def _completion(answer: _Answer) -> Completion:
     try:
-        body = response.json()
+        body = msgspec.json.decode(answer.body)
         choice = body["choices"][0]
         usage = body.get("usage") or {}
         listed = (choice.get("logprobs") or {}).get("content")
@@ -120,13 +138,13 @@ def _completion(response: httpx.Response) -> Completion:
             output_tokens=usage.get("completion_tokens"),
         )
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise ProviderError(f"The model's answer is no chat completion: {response.text[:200]}") from None
+        raise ProviderError(f"The model's answer is no chat completion: {answer.text[:200]}") from None
 
 
-def _failure(response: httpx.Response, model: str) -> DoorstepError:
+def _failure(answer: _Answer, model: str) -> DoorstepError:
     """Say whose failure an error status is: this conversation's, the whole request's, or the provider's."""
-    status = response.status_code
-    message, param = _error_of(response)
+    status = answer.status
+    message, param = _error_of(answer)
     if status in (408, 409, 425, 429) or status >= 500:
         return ProviderError(f"HTTP {status}: {message}", status=status)
     about_the_input = param is None or param.startswith(("messages", "prompt"))
@@ -135,19 +153,19 @@ def _failure(response: httpx.Response, model: str) -> DoorstepError:
     return UsageError(f"{model} refuses every request (HTTP {status}): {message}. Mend that and run it again.")
 
 
-def _refused_option(response: httpx.Response, sent: Mapping[str, Any]) -> str | None:
+def _refused_option(answer: _Answer, sent: Mapping[str, Any]) -> str | None:
     """Return the option that a model refuses by name, if it can be done without."""
-    if response.status_code not in (400, 403, 422):
+    if answer.status not in (400, 403, 422):
         return None
-    message, param = _error_of(response)
+    message, param = _error_of(answer)
     # OpenAI's refusal of log-probabilities is a 403 that says so in its message alone.
     named = param or ("logprobs" if "logprobs" in message else None)
     return named if named in INSTEAD and named in sent else None
 
 
-def _retry_after(response: httpx.Response) -> float:
+def _retry_after(answer: _Answer) -> float:
     """Return the seconds that a provider asks to wait, within reason; 0 where it asks nothing that can be read."""
-    asked = response.headers.get("retry-after", "")
+    asked = answer.headers.get("retry-after", "")
     try:
         return min(float(asked), MAX_WAIT_S)
     except ValueError:
@@ -158,10 +176,10 @@ def _retry_after(response: httpx.Response) -> float:
         return 0.0
 
 
-def _error_of(response: httpx.Response) -> tuple[str, str | None]:
+def _error_of(answer: _Answer) -> tuple[str, str | None]:
     """Return message and parameter of an error in OpenAI's shape, else the text as it is."""
     try:
-        error = response.json()["error"]
+        error = msgspec.json.decode(answer.body)["error"]
         return str(error["message"]).rstrip("."), error.get("param")
     except (ValueError, LookupError, TypeError, AttributeError):
-        return response.text[:200], None
+        return answer.text[:200], None

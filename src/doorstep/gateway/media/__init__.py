@@ -1,0 +1,1 @@
+"""Media that take minutes: durable jobs in front of the services that make them."""
