@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo serve test lint format bench clean
+.PHONY: help setup demo serve test system lint format bench clean
 
 help: ## Say what there is.
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -19,6 +19,8 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@# Without what it depends on: it is here already, but for an anthropic SDK that is newer than any-llm says it wants.
+	@$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt any-llm-sdk openresponses-types
 	@touch $@
 
 demo: $(READY) ## Show the whole loop on the order desk, in a few minutes.
@@ -33,15 +35,19 @@ lint: $(READY) ## Check style, layers and types.
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-test: lint ## Check all of that, and run every test with its coverage.
+test: lint system ## Check all of that, and run every test with its coverage.
 	$(BIN)/pytest --cov --cov-report=term $(ARGS)
+
+system:
+	@sh tools/system_packages.sh
 
 format: $(READY) ## Format the code.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(READY) ## Measure the engine and the gateway.
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script $(ARGS) || exit 1; done
+bench: $(READY) ## Measure the engine, and the gateway beside its peers.
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/gateway/run.py $(ARGS)
 
 clean: ## Remove .venv and what tools left; records in .doorstep stay.
 	rm -rf $(VENV) dist build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,8 +1,8 @@
-"""Write the section of commands in ``docs/reference.md`` anew, from the command line itself.
+"""Write anew what the pages have from the code: the commands in ``docs/reference.md``, and ``docs/openapi.json``.
 
     python docs/renew.py
 
-Everything outside the two marks is written by hand.
+Everything in the reference outside the two marks is written by hand.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,10 @@ from typing import Any
 import typer
 
 from doorstep.cli.app import app
+from doorstep.gateway import description
 
 PAGE = Path(__file__).parent / "reference.md"
+DESCRIPTION = Path(__file__).parent / "openapi.json"
 BEGIN, END = "<!-- commands: written by docs/renew.py -->\n", "<!-- end of commands -->"
 
 
@@ -72,3 +74,4 @@ def _default(parameter: Any) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(renewed(PAGE.read_text("utf-8")), "utf-8")
+    DESCRIPTION.write_bytes(description.written())

@@ -2,7 +2,7 @@
 
     python benchmarks/gateway/memory.py --svg docs/why/gateway-memory.svg
 
-64 are asked at once: whole answers for five seconds, streams for half a second, then the store is waited for, and so on.
+64 calls at once: whole answers for five seconds, streams for half a second, then a wait for the store, and so on.
 Prints one JSON object; ends with 1 when memory was not flat or a call is not in the record.
 """
 

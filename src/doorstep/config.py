@@ -36,20 +36,30 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     threads: int = 0  # of the engine's matrix products; 0: two where there are two cores
 
 
-ProviderKind = Literal["openai", "compatible", "anthropic", "google", "hume"]
+ProviderKind = Literal["openai", "compatible", "anthropic", "google", "hume", "any-llm"]
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A hosted or local service, ``[providers.NAME]``; its models are called ``NAME/MODEL``."""
 
-    base_url: str  # with the version in it, such as https://api.openai.com/v1
+    base_url: str = ""  # with the version in it, such as https://api.openai.com/v1; only any-llm knows its own
     kind: ProviderKind = "compatible"  # whose API it has; compatible: OpenAI's chat completions
+    options: dict[str, Any] | None = None  # for any-llm: ``provider``, as it calls the service, and what that one takes
     key_env: str | list[str] | None = None  # the environment variables that hold its keys
     speaks: list[str] | None = None  # the dialects that it takes as they are, where they are not its kind's
     stream_usage: bool = True  # ask for the usage of streams whose client did not, which their cost is known by
     first_byte_s: PositiveSeconds = 60.0
     idle_s: PositiveSeconds = 60.0
     total_s: PositiveSeconds = 600.0
+
+    def __post_init__(self) -> None:
+        if self.kind != "any-llm":
+            if not self.base_url:
+                raise ValueError("`base_url` is missing: the service's address, with the version in it")
+            if self.options is not None:
+                raise ValueError(f'`options` is for kind = "any-llm", not for "{self.kind}"')
+        elif not isinstance((self.options or {}).get("provider"), str):
+            raise ValueError('kind = "any-llm" needs options = {provider = "…"}, such as "bedrock"')
 
     @property
     def key_names(self) -> list[str]:
@@ -154,6 +164,13 @@ class WorkflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     usd_per_month: Usd | None = None
 
 
+class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where spans and metrics of the record are sent, in OpenTelemetry's format."""
+
+    otlp: Annotated[str, msgspec.Meta(pattern="^https?://")] | None = None  # a collector: http://127.0.0.1:4318
+    content: bool = False  # also what was asked and answered, without the secrets and personal data that are found
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings."""
 
@@ -166,6 +183,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache: CacheSettings = CacheSettings()
     limits: LimitSettings = LimitSettings()
     workflows: dict[str, WorkflowSettings] = {}
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @property
     def data(self) -> Path:
@@ -246,7 +264,7 @@ def _complete_known(providers: Any) -> None:
     if isinstance(providers, dict):
         for name, known in KNOWN_PROVIDERS.items():
             said = providers.get(name)
-            if isinstance(said, dict) and "base_url" not in said:
+            if isinstance(said, dict) and "base_url" not in said and said.get("kind") != "any-llm":
                 providers[name] = msgspec.to_builtins(known) | said
 
 
@@ -258,6 +276,7 @@ def _apply_environment(values: dict[str, Any], environment: Mapping[str, str]) -
         ("traffic", TrafficSettings),
         ("cache", CacheSettings),
         ("limits", LimitSettings),
+        ("telemetry", TelemetrySettings),
     ):
         for field in kind.__struct_fields__:
             value = environment.get(f"DOORSTEP_{section}_{field}".upper())

@@ -42,6 +42,7 @@ class Client:
         self.body_bytes = body_bytes
         self.connections: set[_Connection] = set()
         self._tls = tls
+        self._loop: asyncio.AbstractEventLoop | None = None  # kept, since to ask for it is a system call
         self._kept: dict[_Origin, list[_Connection]] = {}
 
     async def __aenter__(self) -> "Client":
@@ -71,7 +72,7 @@ class Client:
         where it was resolved and checked before.
         """
         target = _target(url)
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         clocks = _Clocks(loop.time(), min(first_byte_s, total_s), idle_s, total_s)
         call = _Call(name or target.host.decode(), method, _message(method, target, headers, body), clocks)
         origin = target.origin._replace(address=address) if address else target.origin
@@ -201,7 +202,8 @@ class Response:
             raise self._error
 
     async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        assert self._connection is not None  # while there is something to wait for
+        self._waiter = self._connection.loop.create_future()
         await self._waiter
 
     def _wake(self) -> None:
@@ -263,7 +265,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop, kept: list["_Connection"]) -> None:
         self.lost: asyncio.Future[None] = loop.create_future()
         self._client = client
-        self._loop = loop
+        self.loop = loop
         self._kept = kept
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport
@@ -400,7 +402,7 @@ class _Connection(asyncio.Protocol):
         written = not self._transport.get_write_buffer_size()
         if self._reusable and written and len(self._kept) < KEPT and not self._transport.is_closing():
             self._kept.append(self)
-            self._set_deadline(self._loop.time() + KEEP_S)
+            self._set_deadline(self.loop.time() + KEEP_S)
         else:
             self._transport.close()
 
@@ -415,7 +417,7 @@ class _Connection(asyncio.Protocol):
     def _watch_for_more(self) -> None:
         clocks = self._call.clocks
         end = clocks.started + clocks.total_s
-        self._set_deadline(end if self._paused else min(end, self._loop.time() + clocks.idle_s))
+        self._set_deadline(end if self._paused else min(end, self.loop.time() + clocks.idle_s))
 
     def _set_deadline(self, deadline: float) -> None:
         self._deadline = deadline
@@ -423,11 +425,11 @@ class _Connection(asyncio.Protocol):
             if self._timer_at <= deadline:
                 return
             self._timer.cancel()
-        self._timer, self._timer_at = self._loop.call_at(deadline, self._ring), deadline
+        self._timer, self._timer_at = self.loop.call_at(deadline, self._ring), deadline
 
     def _ring(self) -> None:
         self._timer = None
-        now = self._loop.time()
+        now = self.loop.time()
         if now + _EARLY_S < self._deadline:
             self._set_deadline(self._deadline)
         elif self._response is None:

@@ -5,13 +5,14 @@ Digests are lower-case hexadecimal SHA-256 of canonical bytes.
 """
 
 import hashlib
-import os
+import random
 import time
 
 import msgspec
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]  # two characters at a time: ids are hot
+_random = random.Random().getrandbits  # seeded by the system; ids are no secrets, and asking it each time is slow
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
@@ -22,7 +23,7 @@ def now_us() -> int:
 
 def new_id(kind: str) -> str:
     """Return a new id such as ``run_01jd…``: 10 characters of time (ms), 16 of randomness (80 bits)."""
-    value = (time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10), "big")
+    value = (time.time_ns() // 1_000_000 << 80) | _random(80)
     return f"{kind}_{''.join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])}"
 
 

@@ -5,6 +5,7 @@ Parts start in the order store, engine, training service, recorder, gateway, and
 
 import asyncio
 import ipaddress
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,10 +23,13 @@ from doorstep import __version__
 from doorstep.config import ProviderSettings, Settings, model_folder
 from doorstep.engine.api import Engine, ModelInfo
 from doorstep.errors import EngineError, UsageError
+from doorstep.gateway import description
 from doorstep.gateway.admin import Administration
 from doorstep.gateway.app import routes as gateway_routes
 from doorstep.gateway.cache import Cache
+from doorstep.gateway.exposition import routes as metrics_routes
 from doorstep.gateway.fastlane import FastLane
+from doorstep.gateway.feedback import routes as feedback_routes
 from doorstep.gateway.gateway import Gateway
 from doorstep.gateway.keys import Keys
 from doorstep.gateway.limits import Limits
@@ -35,10 +39,14 @@ from doorstep.gateway.media.routes import routes as video_routes
 from doorstep.gateway.media.wiring import GatewayDesk, drivers
 from doorstep.gateway.models import Models
 from doorstep.gateway.providers import fake
+from doorstep.gateway.providers.any_llm import any_llm_provider
 from doorstep.gateway.providers.base import Provider
 from doorstep.gateway.providers.engine import EngineProvider
 from doorstep.gateway.providers.http import http_provider
 from doorstep.gateway.recorder import Recorder
+from doorstep.gateway.telemetry.export import Export
+from doorstep.gateway.telemetry.intake import routes as trace_routes
+from doorstep.gateway.usage import Meter
 from doorstep.http_client import Client
 from doorstep.renderers.chat import ChatRenderer
 from doorstep.routing.routes import RouteTable
@@ -47,8 +55,11 @@ from doorstep.training.app import routes as training_routes
 from doorstep.training.service import Service, one_tenant
 from doorstep.value.prices import PriceBook
 
+log = logging.getLogger(__name__)
+
 ENGINE_LOG = "engine.log"
 BACKLOG = 4096  # connections that wait to be taken
+LEFT_S = 10.0  # in which a killed server's last calls come into the record, before budgets are read from it
 
 
 class ServedEngine(Engine, Protocol):
@@ -106,15 +117,23 @@ async def _lifespan(
         local = await _local(settings, keys, start_engine, stack) if settings.serve.model else None
         client = Client()
         stack.push_async_callback(client.close)
+        if settings.telemetry.otlp:
+            export = await asyncio.to_thread(Export, settings, store)
+            stack.push_async_callback(asyncio.to_thread, export.close)  # after the recorder, which completes the record
         gateway = await _gateway(settings, keys, store, local, client, stack)
         videos = Videos(store, Artefacts(settings.data), drivers(settings.providers, client), GatewayDesk(gateway))
+        meter = await asyncio.to_thread(Meter, store)
         await videos.start()
         stack.push_async_callback(videos.close)
         app.router.routes += [
             *([Mount("/api/v1", routes=training_routes(local.service))] if local else []),
             *Administration(keys, settings.data, store).routes(),
+            *description.routes(),
             *_own_routes(settings, url, local, gateway),
+            *metrics_routes(gateway, meter),
             *video_routes(videos, keys.who),
+            *feedback_routes(store, gateway.recorder, keys.who),
+            *trace_routes(store, keys),
             *gateway_routes(gateway),
         ]
         yield {"gateway": gateway}
@@ -134,6 +153,8 @@ async def _gateway(
         settings.traffic,
     )
     stack.push_async_callback(models.close)
+    if not await asyncio.to_thread(recorder.await_left, LEFT_S):
+        log.warning("budgets do not count yet what was left to record by a server that was killed")
     limits = Limits(settings.limits, settings.workflows)
     await asyncio.to_thread(limits.restore, store, {key.key_id: key.workflow for key in keys.all()})
     stack.callback(asyncio.create_task(limits.follow(store)).cancel)
@@ -183,6 +204,8 @@ def _hosted(settings: Settings, client: Client) -> dict[str, Provider]:
 def _provider(name: str, settings: ProviderSettings, client: Client) -> Provider:
     if settings.base_url.startswith(fake.SCHEME):
         return fake.FakeProvider(name)
+    if settings.kind == "any-llm":
+        return any_llm_provider(name, settings)
     return http_provider(name, settings, client)
 
 
@@ -193,13 +216,10 @@ def _own_routes(settings: Settings, url: str, local: Local | None, gateway: Gate
     async def healthz(_request: Request) -> Response:
         return await _healthz(settings, local, gateway)
 
-    async def metrics(_request: Request) -> Response:
-        return Response(gateway.metrics.text(gateway.recorder), media_type="text/plain; version=0.0.4")
-
     async def home(_request: Request) -> Response:
         return _json({"doorstep": __version__, "addresses": _addresses(url, local)})
 
-    return [Route("/healthz", healthz), Route("/metrics", metrics), Route("/", home)]
+    return [Route("/healthz", healthz), Route("/", home)]
 
 
 async def _healthz(settings: Settings, local: Local | None, gateway: Gateway) -> Response:

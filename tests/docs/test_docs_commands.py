@@ -9,6 +9,7 @@ import typer
 from pages import PAGES, REFERENCE, ROOT, blocks, console_lines, prose
 
 from doorstep.cli.app import app
+from doorstep.gateway.description import written
 
 RENEW = "docs/renew.py"
 COMMANDS = typer.main.get_command(app).commands
@@ -18,6 +19,10 @@ def test_the_reference_has_every_command_as_it_is_now():
     renewed = runpy.run_path(str(ROOT / RENEW))["renewed"]
     page = REFERENCE.read_text("utf-8")
     assert page == renewed(page), f"the commands have changed; write them anew: python {RENEW}"
+
+
+def test_the_file_of_the_description_is_as_it_is_served():
+    assert (ROOT / "docs" / "openapi.json").read_bytes() == written(), f"write it anew: python {RENEW}"
 
 
 @pytest.mark.parametrize("line", console_lines(), ids=lambda line: f"{line.page}: {line.text}")

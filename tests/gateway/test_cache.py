@@ -16,6 +16,7 @@ class Plain:
     """A dialect as far as a cache needs one: an answer is whole when it ends in a full stop."""
 
     NAME = "plain"
+    PATH = "/plain"
 
     def understand(self, answer):
         return Reading(complete=answer.endswith(b"."))

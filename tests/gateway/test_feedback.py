@@ -2,13 +2,18 @@
 
 import threading
 
+import httpx
+import openai
 import pytest
+from captures import capture
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from doorstep.config import PriceSettings
 from doorstep.gateway import feedback
 from doorstep.gateway.feedback import routes
 from doorstep.gateway.keys import Keys, Role, Terms
+from doorstep.gateway.recorder import Recorder
 from doorstep.ids import new_id
 from doorstep.store import Store
 from doorstep.store.views import grades_of
@@ -45,6 +50,12 @@ def store(tmp_path):
     with Store.open(tmp_path / "doorstep.db") as store:
         store.add(call("call_a", "run_1"), call("call_b", "run_2"), call("call_c", "run_2"), call("call_d", None))
         yield store
+
+
+@pytest.fixture
+def client_of_run(address):
+    with openai.OpenAI(base_url=f"{address}/runs/run_1/v1", api_key="any", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture
@@ -213,6 +224,31 @@ def test_feedback_waits_for_a_call_that_is_on_its_way(client, store, lag):
     given = give(client, call_id="call_late", name="accepted", value=True)
     timer.join()
     assert given["grades"] == "run_late"
+
+
+def test_feedback_may_follow_an_answer_at_once(tmp_path):
+    where = tmp_path / "doorstep.db"
+    recorder = Recorder(where, tmp_path, PriceSettings())
+    with (
+        Store.open(where) as store,
+        TestClient(Starlette(routes=routes(store, recorder, Keys(tmp_path).who))) as client,
+    ):
+        recorder.put(capture(7))
+        given = give(client, call_id="call_0007", name="accepted", value=True)
+        give(client, 404, call_id="call_0008", name="accepted", value=True)
+        recorder.close()
+    assert given["grades"] == "run_1"
+
+
+def test_an_answer_of_the_server_names_the_call_that_feedback_is_about(address, client_of_run, data):
+    answer = client_of_run.chat.completions.with_raw_response.create(
+        model="tiny", messages=[{"role": "user", "content": "hi"}]
+    )
+    body = {"call_id": answer.headers["x-doorstep-call-id"], "name": "accepted", "value": True}
+    given = httpx.post(f"{address}/runs/run_1/feedback", json=body, trust_env=False)
+    assert (given.status_code, given.json()["grades"]) == (200, "run_1")
+    shown = httpx.get(f"{address}/feedback?run_id=run_1", trust_env=False).json()["data"]
+    assert [each["id"] for each in shown] == [given.json()["id"]]
 
 
 def test_while_the_store_is_away_an_id_of_ours_is_believed(client, store, lag, monkeypatch):

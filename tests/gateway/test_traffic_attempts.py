@@ -131,6 +131,12 @@ def test_an_upstream_says_how_long_to_wait(call, headers, pause):
     assert call(ONE).play((503, "no", headers)) == ["one", pause, "one"]
 
 
+def test_an_error_can_say_itself_when_to_come_back(call):
+    one = call(ONE)
+    one.attempts.failed(step_of(one), ProviderError("no", status=503, retry_after_s=3.0))
+    assert one.attempts.next() == Wait(3.0)
+
+
 def test_an_upstream_says_until_when_to_wait(call):
     later = datetime.datetime.fromtimestamp(WALL + 4, datetime.UTC)
     header = {"retry-after": format_datetime(later, usegmt=True)}

@@ -68,8 +68,8 @@ def test_metrics_count_calls(address):
     ask(address)
     ask(address, model="fake/busy")
     text = httpx.get(f"{address}/metrics").text
-    assert 'doorstep_calls_total{provider="fake",status="200"} 1' in text
-    assert 'doorstep_calls_total{provider="fake",status="429"} 1' in text
+    assert 'doorstep_calls_total{dialect="openai.chat",provider="fake",model="echo",status="200"} 1' in text
+    assert 'doorstep_calls_total{dialect="openai.chat",provider="fake",model="busy",status="429"} 1' in text
     assert "doorstep_calls_dropped_total 0" in text
 
 

@@ -86,6 +86,9 @@ LOOK_ALIKES = [
     "sk-learn-compatible-estimator-pipelines",
     "risk-assessment-of-the-whole-company",
     "the password is required",
+    "password = kwargs.pop('x'), token = tokens.pop(0), secret = base64.b64decode(key[6:])",
+    'password: Optional[str], password="********", postgres://<user>:<password>@host',
+    "224.0.0.1 and 1000:: and ::1",
     "token: 2048 tokens, max_tokens=100000000000",
     "bearer of responsibilities",
     "https://example.com:8080/a@b",
@@ -114,6 +117,8 @@ def test_what_only_looks_like_one_stays(text):
 def test_what_is_around_a_find_stays():
     assert redact("Pay DE89 3704 0044 0532 0130 00 BITTE")[0] == "Pay [iban] BITTE"
     assert redact("postgres://app:s3cr3t@db/app")[0] == "postgres://app:[password]@db/app"
+    assert redact("The password is Tr0ub4dor&3. Thanks")[0] == "The password is [password]. Thanks"
+    assert redact("/x?token=0b2f4c6d8e9a1b3c&page=2")[0] == "/x?token=[secret]&page=2"
     assert redact("card 4111 1111 1111 1111 12/27")[0] == "card [card] 12/27"
 
 

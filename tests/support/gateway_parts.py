@@ -106,8 +106,11 @@ class TellingEngine:
 
 
 @contextmanager
-def serving(settings: Settings, engine: Any = None, app: Any = None) -> Iterator[str]:
-    """Serve Doorstep (or another application) on a free port of 127.0.0.1 in a thread of its own; give the address."""
+def serving(settings: Settings, engine: Any = None, app: Any = None, http: str | None = None) -> Iterator[str]:
+    """Serve Doorstep (or another application) on a free port of 127.0.0.1 in a thread of its own; give the address.
+
+    ``http``: by that protocol of uvicorn, as any ASGI server would, in place of the fast lane.
+    """
 
     async def start_engine(_settings: Settings) -> Any:
         return engine
@@ -119,6 +122,7 @@ def serving(settings: Settings, engine: Any = None, app: Any = None) -> Iterator
         config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
     else:
         config = uvicorn_config(create_app(settings, url, start_engine), timeout_graceful_shutdown=1)
+        config.http = http or config.http
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
     thread.start()

@@ -8,7 +8,21 @@ import sys
 import typer
 
 from doorstep import __version__
-from doorstep.cli import costs, customers, deciding, demo, improving, keys, output, reporting, serving, working
+from doorstep.cli import (
+    costs,
+    customers,
+    deciding,
+    demo,
+    exporting,
+    importing,
+    improving,
+    keys,
+    output,
+    providers,
+    reporting,
+    serving,
+    working,
+)
 from doorstep.errors import DoorstepError, UsageError
 
 STOPPED = 130  # what typer makes of Ctrl-C
@@ -46,7 +60,20 @@ def _root(
     """Doorstep, the last mile of AI."""
 
 
-for module in (demo, working, improving, deciding, reporting, serving, keys, customers, costs):
+for module in (
+    demo,
+    working,
+    improving,
+    deciding,
+    reporting,
+    serving,
+    providers,
+    keys,
+    customers,
+    costs,
+    importing,
+    exporting,
+):
     module.register(app)
 
 

@@ -37,7 +37,7 @@ def reprice(since: Since = None, data: Data = None, as_json: Json = False) -> No
     """
     settings = config.load(overrides={"data": data})
     with Store.open(settings.record) as store:
-        done = price_again(store, settings.prices, _moment(since))
+        done = price_again(store, settings.prices, moment(since))
     if as_json:
         output.emit(done)
         return
@@ -75,7 +75,8 @@ def _plain(found: Reconciliation) -> dict[str, object]:
     return {"provider": found.provider, "same": found.same, "lines": lines}
 
 
-def _moment(day: str | None) -> int:
+def moment(day: str | None) -> int:
+    """Return the beginning of a day, UTC; of none, the beginning of time."""
     if day is None:
         return 0
     try:

@@ -125,14 +125,15 @@ def _await_existing(data: Path) -> Address | None:
     """Return the server that runs, if there is one; one that is starting or ending is given the time to."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while _noted(data) and time.monotonic() < deadline:
-        address = _existing(data)
+        address = existing(data)
         if address:
             return address
         time.sleep(0.05)
     return None
 
 
-def _existing(data: Path) -> Address | None:
+def existing(data: Path) -> Address | None:
+    """Return the server that runs on a data folder and answers, if there is one."""
     noted = _noted(data)
     if noted is None:
         return None
@@ -167,7 +168,7 @@ def _wait(process: subprocess.Popen[bytes], data: Path) -> Address:
             raise EngineUnavailable(
                 f"Doorstep's server did not start. Its last words, from {data / LOG}:\n{_tail(data / LOG)}"
             )
-        address = _existing(data)
+        address = existing(data)
         if address:
             return address
         time.sleep(0.05)

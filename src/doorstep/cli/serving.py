@@ -1,5 +1,6 @@
 """``doorstep serve``: one command that starts every configured part."""
 
+import gc
 import os
 import signal
 import socket
@@ -47,6 +48,7 @@ def serve(
     own_key = new_secret()
     url = f"http://{settings.serve.host}:{listener.getsockname()[1]}"
     app = create_app(settings, url, own_key=own_key)
+    _calm_collector()
     server = uvicorn.Server(uvicorn_config(app, timeout_graceful_shutdown=3))
     if os.environ.get(local_server.WITH_COMMANDS):
         threading.Thread(target=_follow_commands, args=(server, settings.data), daemon=True).start()
@@ -59,6 +61,13 @@ def serve(
         server.run(sockets=[listener])
     finally:
         local_server.forget_address(settings.data)
+
+
+def _calm_collector() -> None:
+    """Have the garbage collector look at new objects only, and less often: it took a sixth of the gateway's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -9,11 +9,13 @@ import msgspec
 from doorstep import ids
 from doorstep.errors import DoorstepError, EngineError, ProviderError
 from doorstep.gateway.capture import Attempt
+from doorstep.gateway.dialects import wire
 from doorstep.gateway.dialects.base import Dialect, Head
 from doorstep.gateway.models import Plan, Target
 from doorstep.gateway.providers.base import Answer, Ask
 from doorstep.gateway.traffic import GiveUp, Traffic, Try, Wait
 
+OUR_KEY = (401, 402, 403)  # what an upstream says of the key that we have for it
 ERROR_BYTES = 1_000_000  # of an upstream's error
 
 
@@ -56,6 +58,11 @@ class Asking:
         """Who may answer, in the order in which they are asked."""
         return self._attempts.targets
 
+    @property
+    def last(self) -> Target:
+        """Who was asked last, or would have been, had it been worth it."""
+        return self.target or self.targets[0]
+
     async def begin(self) -> Begun:
         """Return the first answer that begins well, else the last refusal in the upstream's own words."""
         refusal: Answer | None = None
@@ -66,6 +73,8 @@ class Asking:
             elif isinstance(step, GiveUp):
                 if refusal is None:
                     raise step.error
+                if refusal.status in OUR_KEY:
+                    raise ProviderError(self._key_refused(refusal), status=502, retryable=False)
                 return Begun(refusal, b"", str(step.error))
             else:
                 begun, error = await self._try(step)
@@ -75,6 +84,12 @@ class Asking:
                 assert error is not None
                 refusal = begun.answer if begun else None
                 self._attempts.failed(step, error, refusal.headers if refusal else {})
+
+    def _key_refused(self, refusal: Answer) -> str:
+        """Say that it is not the client's key that is wrong."""
+        key = self._step.key.label if self._step and self._step.key else "none"
+        words = wire.error_words(refusal.body if isinstance(refusal.body, bytes) else b"")
+        return f"{self.last.provider.name} refused Doorstep's key for it ({key}), {refusal.status}: {words}"
 
     def broke_off(self, error: ProviderError) -> None:
         """Tell the policy that the answer that had begun did not come to its end."""
@@ -88,9 +103,11 @@ class Asking:
         begun: Begun | None = None
         error: ProviderError | EngineError
         try:
-            guarded = step.first_chunk_s is not None and self._head.stream
-            async with asyncio.timeout(step.first_chunk_s) if guarded else _NO_CLOCK:
+            if step.first_chunk_s is None or not self._head.stream:
                 begun = await self._ask(step)
+            else:
+                async with asyncio.timeout(step.first_chunk_s):
+                    begun = await self._ask(step)
         except TimeoutError:
             why = f"{step.target.provider.name} did not begin to answer within {step.first_chunk_s:g} s"
             error = ProviderError(why, status=504)
@@ -149,19 +166,6 @@ class Asking:
         )
 
 
-class _NoClock:
-    """Stands where a clock would be."""
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, *_: object) -> None:
-        return None
-
-
-_NO_CLOCK = _NoClock()
-
-
 async def _read_whole(answer: Answer, first: bytes) -> Answer:
     """Return an error answer with all of its body."""
     if isinstance(answer.body, bytes):
@@ -175,6 +179,6 @@ async def _read_whole(answer: Answer, first: bytes) -> Answer:
 
 
 def said(answer: Answer) -> str:
-    """Return the beginning of what an upstream said about its refusal."""
+    """Return the beginning of an upstream's refusal; all of it, since what it means may be in any field."""
     body = answer.body if isinstance(answer.body, bytes) else b""
     return body.decode("utf-8", "replace")[:500] or f"status {answer.status}, without a word"

@@ -18,7 +18,7 @@ import msgspec
 from doorstep import ids
 from doorstep.config import CacheSettings, ModelSettings
 from doorstep.errors import BadInput
-from doorstep.gateway.dialects.base import Dialect, Head
+from doorstep.gateway.dialects.base import Dialect, Head, path_of
 from doorstep.gateway.models import Target
 
 HEADER = b"x-doorstep-cache"
@@ -75,6 +75,7 @@ class Cache:
         parts = [
             b"" if scope == "all" else key_id.encode(),
             dialect.NAME.encode(),
+            path_of(dialect, "").encode(),
             b"stream" if head.stream else b"",
             *(part for header in aside for part in header),
             _canonical(body),

@@ -86,6 +86,8 @@ class Compactor:
             place: int | None = segments.first_place(self._folder, writer)
             while place is not None:
                 place = self._follow(writer, place)
+            self._looked = -SLEEP_S  # once more: what a process left behind that was being killed a moment ago
+            self._look_around()
 
     def _follow(self, writer: str, place: int) -> int | None:
         """Carry over one segment; return where the next one begins, ``None`` when there will be none."""

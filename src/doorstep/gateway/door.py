@@ -11,6 +11,7 @@ from doorstep.gateway.dialects import table
 from doorstep.gateway.dialects.base import Dialect
 
 BODY_BYTES = 10_000_000
+KNOWN_BYTES = 500  # of a path that is kept as known: whoever sends others fills no memory
 NO_KEY = "no valid key: send one as 'Authorization: Bearer …'; doorstep keys create makes one"
 RUN_HEADER = b"x-doorstep-run-id"
 _RUN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
@@ -24,15 +25,21 @@ class Address(msgspec.Struct, frozen=True):
     run_id: str | None
 
 
-@lru_cache(maxsize=4096)
 def address_of(url: bytes) -> Address | None:
     """Return what a POST to this path is for, or None when it is no model call."""
+    return _known(url) if len(url) <= KNOWN_BYTES else _read(url)
+
+
+def _read(url: bytes) -> Address | None:
     path, _, query = url.partition(b"?")
     run_id = None
     if found := _RUN_PATH.fullmatch(path):
         run_id, path = found[1].decode("latin-1"), found[2]
     dialect = table.by_path(path.decode("latin-1"), query.decode("latin-1"))
     return None if dialect is None else Address(dialect, run_id)
+
+
+_known = lru_cache(maxsize=4096)(_read)
 
 
 def run_of(address: Address, headers: Mapping[bytes, bytes]) -> str | None:

@@ -30,9 +30,10 @@ from doorstep.gateway.asking import Asking, Begun
 from doorstep.gateway.cache import Wish
 from doorstep.gateway.capture import Capture
 from doorstep.gateway.coalesce import FirstFailed, Flight, Join, Lead
-from doorstep.gateway.dialects.base import ChatDialect, Dialect, Head
+from doorstep.gateway.dialects.base import ChatDialect, Dialect, Head, path_of
 from doorstep.gateway.keys import Caller
 from doorstep.gateway.limits import Reservation
+from doorstep.gateway.metrics import NOBODY
 from doorstep.gateway.models import Plan, Target
 from doorstep.gateway.providers.base import JSON, Answer, Stream
 
@@ -153,7 +154,7 @@ class Exchange:
         """Return the answer of the call that this one repeats, or that was kept, or of whoever can be asked."""
         head = self._head = self._dialect.head(self._asked.body)
         plan = self._gateway.models.resolve(head.model)
-        joined = await self._join()
+        joined = await self._join(head)
         if joined is not None:
             return joined
         asked = self._asked
@@ -170,14 +171,14 @@ class Exchange:
         )
         return self._kept_answer(plan, head, asking) or await asking.begin()
 
-    async def _join(self) -> Begun | None:
+    async def _join(self, head: Head) -> Begun | None:
         """Return the answer of the call that this is a retry of, if it can be joined."""
         asked = self._asked
         entry = self._gateway.retries.enter(
             self._call_id,
             key_id=asked.caller.key_id,
             run_id=asked.run_id,
-            path=self._dialect.PATH,
+            path=path_of(self._dialect, head.model),
             headers=asked.headers,
             body=asked.body,
         )
@@ -219,7 +220,7 @@ class Exchange:
     # To the client
 
     async def _send_whole(self, answer: Answer, body: bytes, error: str | None) -> None:
-        if self._flight is not None:
+        if self._flight is not None and error is None:
             self._flight.begin(answer)
         self._add(body)
         self._keep(answer.status, error)
@@ -280,6 +281,8 @@ class Exchange:
         if not isinstance(error, DoorstepError):
             log.exception("call %s", self._call_id, exc_info=error)
         status, code = status_of(error)
+        if isinstance(error, LimitReached):
+            self._gateway.metrics.count_limited(error.code)
         message = str(error) if isinstance(error, DoorstepError) else "Doorstep failed at this call; see its log."
         param = error.where if isinstance(error, BadInput) else "model" if isinstance(error, NotFound) else None
         body = self._dialect.error(status, message, param=param, code=code)
@@ -301,14 +304,13 @@ class Exchange:
     # To the record
 
     def _keep(self, status: int, error: str | None, *, broken: bool = False) -> None:
-        """Record the call, once; one that reached nobody who could answer is counted only, a joined one not at all."""
+        """Record the call, once; one that was not admitted is counted only, a joined one not at all."""
         if self._kept:
             return
         self._kept = True
-        target = self._hit or (self._asking.target if self._asking else None)
+        target = self._hit or (self._asking.last if self._asking else None)
         if not self._joined:
-            name = target.provider.name if target else "none"
-            self._gateway.metrics.count(name, status, time.monotonic() - self._clock, broken=broken)
+            self._count(target, status, broken)
         if target is None or self._head is None:
             return
         capture = self._capture(target, self._head, status, error)
@@ -321,6 +323,15 @@ class Exchange:
             self._gateway.cache.keep(
                 self._wish, target, call_id=self._call_id, status=status, content_type=kind, body=body
             )
+
+    def _count(self, target: Target | None, status: int, broken: bool) -> None:
+        provider, model = (target.provider.name, target.model) if target else (NOBODY, "")
+        seconds = time.monotonic() - self._clock
+        first_s = None if self._first_us is None else (self._first_us - self._started_us) / 1_000_000
+        metrics, hit = self._gateway.metrics, self._hit is not None
+        metrics.count(self._dialect.NAME, provider, model, status, seconds, first_s, cached=hit, broken=broken)
+        if self._asking is not None and self._asking.failed:
+            metrics.count_tries(self._asking.failed, (provider, model) if status < 400 else None)
 
     def _capture(self, target: Target, head: Head, status: int, error: str | None) -> Capture:
         asked = self._asked

@@ -5,8 +5,10 @@ same answers, at a third of the speed. The ASGI state must hold the ``Gateway`` 
 """
 
 import asyncio
+import logging
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -15,8 +17,13 @@ from doorstep.gateway.door import NO_KEY, Address, most_bytes, run_of, too_large
 from doorstep.gateway.exchange import Asked, Exchange, Headers
 from doorstep.gateway.gateway import Gateway
 
+log = logging.getLogger(__name__)
+
 POST = b"POST"
+CONNECT = b"CONNECT"
 SLOW_S = 60.0  # in which a request must be here with all of its body; looked at as often, so it may take twice that
+STUCK_S = 60.0  # in which a client must take something of what waits for it
+HEAD_BYTES = 64 * 1024  # of a request, before its body
 
 
 class FastLane(HttpToolsProtocol):
@@ -26,6 +33,8 @@ class FastLane(HttpToolsProtocol):
     _running: "FastCycle | None" = None
     _reading_since: float | None = None
     _watch: asyncio.TimerHandle | None = None
+    _in_head = False
+    _head_bytes = 0  # since the request began
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin: a client has so long for a request."""
@@ -42,13 +51,31 @@ class FastLane(HttpToolsProtocol):
         if self._running is not None:
             self._running.cancel()
 
+    def data_received(self, data: bytes) -> None:
+        """Take bytes. An offer to speak another protocol is passed over, as HTTP allows; Java's client makes one."""
+        self._unset_keepalive_if_required()
+        self._head_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._pass_over(data[offer.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+        else:
+            if self._in_head and self._head_bytes > HEAD_BYTES:
+                self.send_400_response(f"The head of the request is larger than {HEAD_BYTES // 1024} KB.")
+
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
         self._reading_since = self.loop.time()
+        self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
         """Take the call if it is one for the fast lane."""
+        self._in_head = False
+        if self._is_offer():
+            return
         address = None if self.parser.get_method() != POST else self._gateway().address(self.url)
         if address is None or self.limit_concurrency is not None:
             super().on_headers_complete()
@@ -71,10 +98,18 @@ class FastLane(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is here."""
         self._reading_since = None
+        if self._is_offer():
+            return
         if isinstance(self.cycle, FastCycle):
             self.cycle.complete()
         else:
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request. Of a client that sends many at once no more is read until it has its answers."""
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle if isinstance(cycle, FastCycle) else None
@@ -86,6 +121,17 @@ class FastLane(HttpToolsProtocol):
     def _gateway(self) -> Gateway:
         gateway: Gateway = self.app_state["gateway"]
         return gateway
+
+    def _is_offer(self) -> bool:
+        """Tell whether the request is read again without its offer."""
+        return self.parser.should_upgrade() and self.parser.get_method() != CONNECT
+
+    def _pass_over(self, rest: bytes) -> None:
+        """Read a request again as one that offers nothing: the parser takes its body for the other protocol."""
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        fields = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join((line, *fields, b"\r\n", rest)))
 
     def _look(self) -> None:
         """Close a connection whose request does not come to its end."""
@@ -113,15 +159,15 @@ class FastCycle:
         self._address = address
         self._headers = headers
         self._gateway = protocol._gateway()
+        self._caller = self._gateway.keys.who(headers)
+        self._expects = protocol.expect_100_continue
         self._chunked = version != "1.0"
         self._parts: list[bytes] = []
         self._size = 0
-        self._most = most_bytes(address.dialect)
+        self._most = most_bytes(address.dialect) if self._caller else 0  # of whom may not come in nothing is held
         self._turn = False  # it is this call's turn on the connection
         self._here = False  # all of the request is here
         self._task: asyncio.Task[None] | None = None
-        if protocol.expect_100_continue:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     # From the protocol
 
@@ -141,6 +187,8 @@ class FastCycle:
     def start(self) -> None:
         """It is this call's turn."""
         self._turn = True
+        if self._expects and not self._here:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._go()
 
     def cancel(self) -> None:
@@ -158,18 +206,24 @@ class FastCycle:
         task.add_done_callback(tasks.discard)
 
     async def _serve(self) -> None:
-        dialect = self._address.dialect
-        caller = self._gateway.keys.who(self._headers)
         try:
-            run_id = run_of(self._address, self._headers)
-            if self._size > self._most:
-                raise BadInput("body", too_large(self._most))
-        except BadInput as error:
-            status = 413 if self._size > self._most else 400
-            await self.whole(status, _JSON, dialect.error(status, str(error)))
-            return
+            await self._answer()
+        except Exception:
+            log.exception("a call failed without an answer")
+            self.abort()
+
+    async def _answer(self) -> None:
+        dialect, caller = self._address.dialect, self._caller
         if caller is None:
             await self.whole(401, _JSON, dialect.error(401, NO_KEY))
+            return
+        try:
+            run_id = run_of(self._address, self._headers)
+        except BadInput as error:
+            await self.whole(400, _JSON, dialect.error(400, str(error)))
+            return
+        if self._size > self._most:
+            await self.whole(413, _JSON, dialect.error(413, str(BadInput("body", too_large(self._most)))))
             return
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         asked = Asked(dialect=dialect, body=body, headers=self._headers, caller=caller, run_id=run_id)
@@ -178,13 +232,15 @@ class FastCycle:
     # The reply
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send an answer at once."""
+        """Send an answer at once, when the client has taken those before it."""
+        await self._room()
         length = b"content-length: %d\r\n\r\n" % len(body)
         self._transport.write(b"".join((self._head(status, headers), length, body)))
         self._finish()
 
     async def begin(self, status: int, headers: Headers, piece: bytes) -> None:
         """Begin an answer of unknown length with its first piece, in one write."""
+        await self._room()
         if self._chunked:
             coding, piece = b"transfer-encoding: chunked\r\n\r\n", b"%x\r\n%b\r\n" % (len(piece), piece)
         else:
@@ -193,8 +249,7 @@ class FastCycle:
 
     async def piece(self, data: bytes) -> None:
         """Send more, when the client has taken what was sent before."""
-        if self._flow.write_paused:
-            await self._flow.drain()
+        await self._room()
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     async def end(self, data: bytes) -> None:
@@ -208,6 +263,15 @@ class FastCycle:
         """Break the connection off."""
         self.response_complete = True
         self._transport.abort()
+
+    async def _room(self) -> None:
+        """Wait while much is on its way to the client; one that takes nothing of it is given up."""
+        if self._flow.write_paused:
+            giving_up = self._protocol.loop.call_later(STUCK_S, self._transport.abort)
+            try:
+                await self._flow.drain()
+            finally:
+                giving_up.cancel()
 
     def _head(self, status: int, headers: Headers) -> bytes:
         lines = [STATUS_LINE[status]]

@@ -1,8 +1,10 @@
 """Keys: who may call, and on which terms. Kept as SHA-256 in ``keys.json`` of the data folder; a key is shown once.
 
 With no key in the file any caller on this machine is let in, but no web page of another origin: a browser would send
-its requests from this machine too. With one key, every caller needs one. The server's own key, made at each start for
-the commands that work on its data folder, counts like any other but is in no list.
+its requests from this machine too. Nor is a request that calls this machine by a name of the public internet, since a
+page may have its own name mean this machine and is then of the same origin. With one key, every caller needs one. The
+server's own key, made at each start for the commands that work on its data folder, counts like any other but is in no
+list.
 
 A running server looks at the file at most every ``LOOK_S``, so that a key that was made, changed or revoked counts
 within that time, and no call pays for looking. A key is found by the SHA-256 of what was sent. How long that takes
@@ -19,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -162,7 +166,7 @@ class Keys:
             except UsageError as error:
                 log.error("nobody with a key is let in: %s", error)
         if self._open:
-            return LOCAL if _is_local(headers.get(b"origin")) else None
+            return LOCAL if _is_local(headers.get(b"origin")) and _is_near(headers.get(b"host", b"")) else None
         digest = _digest(_sent(headers))
         known = self._known.get(digest)
         if known is None or not hmac.compare_digest(known.digest, digest):
@@ -316,4 +320,14 @@ def _is_local(origin: bytes | None) -> bool:
     try:
         return urlsplit(origin.decode("latin-1")).hostname in ("localhost", "127.0.0.1", "::1")
     except ValueError:  # no address at all
+        return False
+
+
+@lru_cache(maxsize=64)
+def _is_near(host: bytes) -> bool:
+    """Tell whether a host is an address or a name that nobody on the public internet can have."""
+    try:
+        name = urlsplit(b"//" + host).hostname or b""
+        return b"." not in name or name.endswith((b".localhost", b".internal")) or bool(ip_address(name.decode()))
+    except ValueError:  # a name, or nothing that could be one
         return False

@@ -18,6 +18,7 @@ from doorstep.gateway.providers.base import Provider
 
 CHECKPOINT = "tinker://"
 WORKFLOW = "workflow/"
+NAME_LENGTH = 300  # at most: what fails is remembered by its name
 
 
 class Routes(Protocol):
@@ -68,6 +69,8 @@ class Models:
 
     def resolve(self, name: str) -> Plan:
         """Return who is to answer for a name; ``NotFound`` says what there is."""
+        if len(name) > NAME_LENGTH:
+            raise NotFound(f"there is no model with a name of {len(name)} characters. {self._what_there_is()}")
         if name.startswith(WORKFLOW) and name not in self._aliases:
             name = self._routed(name)
         alias = self._aliases.get(name)

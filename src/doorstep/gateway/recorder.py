@@ -21,7 +21,7 @@ from doorstep import ids
 from doorstep.config import PriceSettings
 from doorstep.gateway.capture import DROPPED, Capture
 from doorstep.gateway.progress import FINISH, WAKE, Progress, Work, common_file
-from doorstep.gateway.segments import Writer
+from doorstep.gateway.segments import ENDING, Writer
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ BACKLOG_BYTES = 1_000_000_000  # of segments that the store has not taken; what 
 RUNS_TO_MARK = 10_000  # runs that lost a call and are not marked yet; the others are counted only
 MARKS_AT_ONCE = 8
 RESTART_S = 1.0
+LOOK_S = 0.02
 
 
 class Recorder:
@@ -49,6 +50,7 @@ class Recorder:
         folder = data / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         name = ids.new_id("seg")
+        self._left = list(folder.glob(f"*{ENDING}"))  # by processes that were killed
         self._writer = Writer(folder, name)
         self._turn_at = time.monotonic() + SEGMENT_S
         self._most = backlog_bytes
@@ -99,6 +101,15 @@ class Recorder:
         """Seconds since the store has been taking nothing; 0 when it does."""
         since = self._progress.away_since_us
         return (ids.now_us() - since) / 1_000_000 if since else 0.0
+
+    def await_left(self, seconds: float) -> bool:
+        """Wait until the store has what killed processes left behind; False when it takes longer."""
+        until = time.monotonic() + seconds
+        while any(path.exists() for path in self._left):
+            if time.monotonic() > until:
+                return False
+            time.sleep(LOOK_S)
+        return True
 
     def put(self, capture: Capture) -> None:
         """Keep a call: from here on a kill of this process does not lose it."""

@@ -63,7 +63,19 @@ def m002_gateway(connection: sa.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_first, m002_gateway)
+def m003_arrival(connection: sa.Connection) -> None:
+    """Note, where the database does not by itself, in which order runs and calls come."""
+    if connection.dialect.name != "postgresql":
+        return
+    for table in ("run", "call"):
+        _run(
+            connection,
+            f"ALTER TABLE {table} ADD COLUMN arrival BIGINT NOT NULL DEFAULT (pg_current_xact_id()::text::bigint)",
+            f"CREATE INDEX ix_{table}_arrival ON {table} (arrival)",
+        )
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_first, m002_gateway, m003_arrival)
 
 
 def is_complete(connection: sa.Connection) -> bool:

@@ -87,14 +87,14 @@ def _is_key(match: re.Match[str]) -> int:
 def _is_secret(match: re.Match[str]) -> int:
     """What follows ``token:`` may also be a word, or a count."""
     value = match[0][len(match["kept"]) :]
-    is_mixed = any(map(str.isdigit, value)) and any(map(str.isalpha, value))
-    return _whole(is_mixed and len(value) >= 12, match)
+    return _whole(any(map(str.isdigit, value)) and any(map(str.isalpha, value)), match)
 
 
 def _is_password(match: re.Match[str]) -> int:
-    """What follows ``password:`` may also be a word, such as ``required``."""
-    value = match[0][len(match["kept"]) :].rstrip(".,;!?)")
-    return _whole(not value.isalpha() and not value.startswith("["), match)
+    """What follows ``password:`` may also be a word, such as ``required``, or a piece of a program."""
+    value = match[0][len(match["kept"]) :].rstrip(".,;:!?)}]")
+    is_code = re.match(r"[A-Za-z_.]+[(\[]|[\[<$*]", value) is not None
+    return 0 if len(value) < 6 or value.isalpha() or is_code else len(match["kept"]) + len(value)
 
 
 def _is_bearer(match: re.Match[str]) -> int:
@@ -154,7 +154,7 @@ def _is_public_ip(match: re.Match[str]) -> int:
     except ValueError:
         return 0
     known_otherwise = re.search(r"(?i)(?:\bv|version:?|release|section|chapter|§|[a-z]/)\s*$", before)
-    is_public = address.is_global and (address.version == 4 or match[0][4:5] == ":")
+    is_public = address.is_global and not address.is_multicast and (address.version == 4 or match[0][0] in "23")
     return _whole(is_public and known_otherwise is None, match)
 
 
@@ -208,7 +208,6 @@ KEYS = (
 )
 QUOTE = r"(?:\\{0,3}[\"'])?"  # also inside JSON that is text of JSON
 IS = rf"{QUOTE}\s{{0,3}}(?:[:=]|\bis\b|：)\s{{0,3}}{QUOTE}"
-VALUE = r"[^\s\"'\\,;<>&]"
 SECRET_WORDS = (
     r"(?:api[_ -]?key|secret(?:[_ -]?access)?(?:[_ -]?key)?|(?:access|auth|refresh)[_ -]?token|client[_-]?secret|"
     r"account[_-]?key|token)"
@@ -248,14 +247,18 @@ RULES = (
     ),
     Rule(
         "password",
-        re.compile(r"(?P<kept>\b[a-zA-Z][a-zA-Z0-9+.-]{1,30}://[^\s/:@\"']{0,100}:)(?!\[)[^\s/@\"']{1,200}(?=@)"),
+        re.compile(r"(?P<kept>\b[a-zA-Z][a-zA-Z0-9+.-]{1,30}://[^\s/:@\"']{0,100}:)(?![\[<{$])[^\s/@\"']{1,200}(?=@)"),
     ),
     Rule("token", re.compile(START + r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")),
     Rule("api_key", re.compile(START + "sk-[A-Za-z0-9_-]{20,}"), _is_key),  # OpenAI, Anthropic, OpenRouter, Langfuse, …
     Rule("api_key", re.compile(START + f"(?:{'|'.join(KEYS)})")),
     Rule("token", re.compile(START + r"(?P<kept>(?i:bearer|basic)\s{1,3})[A-Za-z0-9._~+/-]{16,}=*"), _is_bearer),
-    Rule("secret", re.compile(rf"(?P<kept>(?i:(?<![a-z]){SECRET_WORDS}){IS}){VALUE}{{6,}}"), _is_secret),
-    Rule("password", re.compile(rf"(?P<kept>(?i:{PASSWORD_WORDS}){IS}){VALUE}{{6,}}"), _is_password),
+    Rule(
+        "secret",
+        re.compile(rf"(?P<kept>(?i:(?<![a-z]){SECRET_WORDS}){IS})[A-Za-z0-9._~+/=-]{{12,}}(?![(\[])"),
+        _is_secret,
+    ),
+    Rule("password", re.compile(rf"(?P<kept>(?i:{PASSWORD_WORDS}){IS})[^\s\"'\\]{{6,}}"), _is_password),
     Rule(
         "email",
         re.compile(r"(?<![\w.+%-])[\w.+%'-]{1,64}@(?:[\w-]{1,63}\.){1,8}(?:[^\W\d_]{2,24}|xn--[a-z0-9-]{2,59})(?!\w)"),

@@ -176,3 +176,11 @@ def _table(kind: type[Record]) -> sa.Table:
 
 
 TABLES: dict[type[Record], sa.Table] = {kind: _table(kind) for kind in types.RECORDS}
+
+# SQLite numbers rows as they come, PostgreSQL does not: for ``arrivals.py`` it notes the transaction that wrote a row.
+for _kind in (types.Run, types.Call):
+    for _statement in (
+        "ALTER TABLE %(table)s ADD COLUMN arrival BIGINT NOT NULL DEFAULT (pg_current_xact_id()::text::bigint)",
+        "CREATE INDEX ix_%(table)s_arrival ON %(table)s (arrival)",
+    ):
+        sa.event.listen(TABLES[_kind], "after_create", sa.DDL(_statement).execute_if(dialect="postgresql"))

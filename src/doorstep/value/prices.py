@@ -28,6 +28,7 @@ LOCAL = "local"  # the provider name of our own engine
 MICRO = 1_000_000
 MEDIA = Path(__file__).with_name("media_prices.toml")
 SETTINGS = "doorstep.toml"
+MOST_FOUND = 1000  # models whose place in the price book is remembered
 ABORTED = 499  # the client went away: the provider may have charged for what it had done
 
 # Parts of the tokens that have a rate of their own where the model has one; the rest is at the plain rate.
@@ -152,6 +153,8 @@ class PriceBook:
     def _listed(self, provider: str, model: str, at_us: int | None) -> Rates | None:
         key = provider, model
         if key not in self._found:
+            if len(self._found) >= MOST_FOUND:  # a client can name any model
+                self._found.clear()
             self._found[key] = _find(provider, model)
         if (found := self._found[key]) is None:
             return None

@@ -4,7 +4,7 @@ A *dialect* is the format of one address. All are bytes in, values out and back,
 every address has, also those for pictures and sound; ``ChatDialect`` adds what translating to another one takes.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -116,3 +116,9 @@ class ChatDialect(Dialect, Protocol):
     def stream_error(self, status: int, message: str) -> bytes:
         """Return the error event that this dialect has for a stream that has begun; after it the connection breaks."""
         ...
+
+
+def path_of(dialect: Dialect, model: str) -> str:
+    """Return the address that a call has: its dialect's, or one of its own where the model is in it."""
+    own: Callable[[str], str] | None = getattr(dialect, "upstream_path", None)
+    return dialect.PATH if own is None else own(model)

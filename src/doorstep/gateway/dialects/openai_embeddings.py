@@ -70,7 +70,7 @@ def understand(answer: bytes) -> Reading:
 
 def messages(body: bytes) -> list[dict[str, Any]]:
     """Return the texts as a user's messages; token ids stay as they are."""
-    given = _requests.decode(body).input
+    given = wire.decode(_requests, body).input
     texts: list[Any] = given if isinstance(given, list) and not _is_tokens(given) else [given]
     return [{"role": "user", "content": text} for text in texts]
 

@@ -65,6 +65,7 @@ _UNTRANSLATED = "has no form in the dialect of this model's provider; leave it o
 
 
 # Requests on the wire. Fields named ``id``, ``status`` and ``phase`` are labels of items, and are not read on.
+# ``parsed`` and ``parsed_arguments`` are what the SDKs' helpers add for their readers, and what some send back.
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +86,7 @@ class _OutputText(_Strict, frozen=True, tag_field="type", tag="output_text"):
     text: str
     annotations: list[Any] = []  # where a hosted tool found what the text says
     logprobs: list[Any] = []
+    parsed: Any = None
 
 
 class _RefusalPart(_Strict, frozen=True, tag_field="type", tag="refusal"):
@@ -129,6 +131,7 @@ class _CallItem(_Strict, frozen=True, tag_field="type", tag="function_call"):
     id: str | None = None
     status: str | None = None
     caller: _Caller | None = None
+    parsed_arguments: Any = None
 
 
 class _OutputItem(_Strict, frozen=True, tag_field="type", tag="function_call_output"):

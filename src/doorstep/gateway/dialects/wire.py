@@ -113,3 +113,15 @@ def _invalid(error: msgspec.ValidationError, where: str) -> BadInput:
         path += f".{text.split('`')[1]}"
     where = (where + path).lstrip(".")
     return BadInput("body" if where.startswith("[") else where or "body", text)
+
+
+def error_words(body: bytes) -> str:
+    """Return what an error's body says, in whichever of the usual shapes; ``""`` for an empty one."""
+    try:
+        found = msgspec.json.decode(body)
+        found = found[0] if isinstance(found, list) else found
+        error = found.get("error") or found.get("detail") or found
+        said = error["message"] if isinstance(error, dict) else error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, AttributeError, TypeError):
+        return body[:500].decode("utf-8", "replace")
+    return said if isinstance(said, str) else msgspec.json.encode(said)[:500].decode("utf-8", "replace")

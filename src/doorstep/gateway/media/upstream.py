@@ -7,7 +7,9 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from doorstep.errors import ProviderError
+from doorstep.errors import BadInput, ProviderError
+from doorstep.gateway import addresses
+from doorstep.gateway.dialects import wire
 from doorstep.http_client import Client, Headers, Response
 
 JSON = b"application/json"
@@ -57,8 +59,9 @@ class Upstream:
         for _ in range(REDIRECTS + 1):
             own = urlsplit(url)[:2] == urlsplit(self._base)[:2]
             sent = [*(self._key if own else ()), (b"accept-encoding", b"identity")]
+            address = None if own else await self._address(url)
             response = await self._client.request(
-                "GET", url, sent, first_byte_s=FIRST_BYTE_S, total_s=DOWNLOAD_S, name=self.name
+                "GET", url, sent, first_byte_s=FIRST_BYTE_S, total_s=DOWNLOAD_S, name=self.name, address=address
             )
             if response.status in (301, 302, 303, 307, 308):
                 await response.close()
@@ -74,6 +77,17 @@ class Upstream:
             return
         raise ProviderError(f"{self.name} sends a download round in circles")
 
+    async def _address(self, url: str) -> str:
+        """Return where to connect for an address that the service sends us to: into our network only from there."""
+        try:
+            try:
+                await addresses.check(self._base)
+            except BadInput:
+                return (await addresses.check(url, allow_private=True)).address
+            return (await addresses.check(url)).address
+        except BadInput as error:
+            raise ProviderError(f"{self.name} sends a download where none may go: {error}", retryable=False) from None
+
     async def _read(self, response: Response) -> bytes:
         """Return the body of a good answer; ``ProviderError`` with what it says of a bad one."""
         answer = await response.read()
@@ -81,28 +95,10 @@ class Upstream:
             return answer
         passing = response.status in (408, 409, 425, 429) or response.status >= 500
         raise ProviderError(
-            f"{self.name} answered {response.status}: {_message(answer)}", status=response.status, retryable=passing
+            f"{self.name} answered {response.status}: {wire.error_words(answer) or '(nothing more)'}",
+            status=response.status,
+            retryable=passing,
         )
-
-
-class _Words(msgspec.Struct, frozen=True):
-    message: str = ""
-
-
-class _Failure(msgspec.Struct, frozen=True):
-    error: _Words | str = ""
-    message: str = ""
-    detail: msgspec.Raw = msgspec.Raw(b"")
-
-
-def _message(answer: bytes) -> str:
-    """Return what an error's body says, in whichever of the usual shapes."""
-    try:
-        found = msgspec.json.decode(answer, type=_Failure)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return answer[:500].decode("utf-8", "replace")
-    said = found.error if isinstance(found.error, str) else found.error.message
-    return said or found.message or bytes(found.detail).decode()[:500] or "(nothing more)"
 
 
 @cache

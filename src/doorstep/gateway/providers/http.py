@@ -7,6 +7,7 @@ what fails later breaks the answer off. The connections belong to the server.
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -26,6 +27,9 @@ ANTHROPIC_VERSION = b"2023-06-01"
 _TO_UPSTREAM = (b"user-agent", b"idempotency-key", b"http-referer", b"x-title")
 _TO_CLIENT = ("retry-after", "x-request-id", "request-id", "openai-", "anthropic-", "x-ratelimit-", "x-should-retry")
 
+NAME_BYTES = 100  # of a header that passes: what passes is remembered
+_JSON_TYPE = (b"content-type", JSON.encode())
+_UNPACKED = (b"accept-encoding", b"identity")
 _OPENAI = "openai."
 _COMPATIBLE = (
     "openai.chat", "openai.embeddings", "openai.images", "openai.image_edits", "openai.speech",
@@ -67,12 +71,13 @@ class HttpProvider:
         self, name: str, settings: ProviderSettings, client: Client, environment: Mapping[str, str] = os.environ
     ) -> None:
         self.name = name
-        self.keys = tuple(_keys(settings, environment))
+        self.keys = tuple(keys_found(settings, environment))
         self._kind = KINDS[settings.kind]
         self._speaks = self._kind.speaks if settings.speaks is None else tuple(settings.speaks)
         self._base = settings.base_url.rstrip("/") + "/"
         self._settings = settings
         self._client = client
+        self._urls: dict[str, str] = {}  # by dialect
         self.chat = self._chat()
 
     def speaks(self, dialect: str) -> bool:
@@ -100,11 +105,13 @@ class HttpProvider:
         )
         headers = response.headers
         content_type = headers.get("content-type", JSON)
-        self._check_encoding(response)
+        self._check(response)
         grows = ask.head.stream or not content_type.startswith(JSON)
         answer: bytes | Stream = response
         if not (response.is_stream and grows and response.status < 400):
             answer = await response.read()
+            if response.status >= 400:
+                answer = self._without_keys(answer)
         elif seen is not None:
             answer = WithoutUsage(response, seen)
         return Answer(
@@ -130,19 +137,25 @@ class HttpProvider:
     def _url(self, ask: Ask) -> str:
         """Return where to ask: the dialect's own path, less its version, which is in the base address."""
         dialect: Dialect = ask.dialect
-        upstream_path = getattr(dialect, "upstream_path", None)  # for a path with the model in it
-        path: str = upstream_path(ask.model) if upstream_path else dialect.PATH
+        if dialect.NAME in self._urls:
+            return self._urls[dialect.NAME]
         under = self._kind.openai_under if dialect.NAME.startswith(_OPENAI) else ""
+        upstream_path = getattr(dialect, "upstream_path", None)  # for a path with the model in it
+        if upstream_path is not None:
+            return self._under(under, upstream_path(ask.model))
+        url = self._urls[dialect.NAME] = self._under(under, dialect.PATH)
+        return url
+
+    def _under(self, under: str, path: str) -> str:
         return f"{self._base}{under}{path.split('/', 2)[2]}"
 
     def _headers(self, ask: Ask) -> list[tuple[bytes, bytes]]:
         family = ask.dialect.NAME.partition(".")[0]
-        passing = (*_TO_UPSTREAM, f"{family}-".encode())
         given = ask.headers
-        headers = [item for item in given.items() if item[0].startswith(passing)]
+        headers = [item for item in given.items() if len(item[0]) <= NAME_BYTES and _passes(family, item[0])]
         kind = given.get(b"content-type", b"")
-        headers.append((b"content-type", kind if kind.startswith(_FORM) else JSON.encode()))
-        headers.append((b"accept-encoding", b"identity"))
+        headers.append(_JSON_TYPE if not kind.startswith(_FORM) else (b"content-type", kind))
+        headers.append(_UNPACKED)
         if family == "anthropic" and b"anthropic-version" not in given:
             headers.append((b"anthropic-version", ANTHROPIC_VERSION))
         key = ask.key or (self.keys[0] if self.keys else None)
@@ -155,14 +168,26 @@ class HttpProvider:
             return self._kind.key_header, secret
         return b"authorization", b"Bearer " + secret
 
-    def _check_encoding(self, response: Response) -> None:
+    def _check(self, response: Response) -> None:
+        """Refuse what no client could make anything of."""
         encoding = response.headers.get("content-encoding", "identity")
         if encoding != "identity":
             response.abort()
             raise ProviderError(f"{self.name} answered in {encoding}, which it was asked not to", retryable=False)
+        if 300 <= response.status < 400 or response.status > 599:
+            response.abort()
+            to = response.headers.get("location", "another address")
+            raise ProviderError(f"{self.name} answered {response.status}, {to}: look at its base_url", retryable=False)
+
+    def _without_keys(self, said: bytes) -> bytes:
+        """Return the words of a refusal without our keys, which some services repeat."""
+        for key in self.keys:
+            said = said.replace(key.secret.encode(), b"***")
+        return said
 
 
-def _keys(settings: ProviderSettings, environment: Mapping[str, str]) -> list[Key]:
+def keys_found(settings: ProviderSettings, environment: Mapping[str, str]) -> list[Key]:
+    """Return a provider's keys that the environment holds; ``UsageError`` for one that cannot be a key."""
     found = []
     for label in settings.key_names:
         secret = environment.get(label, "").strip()
@@ -171,3 +196,9 @@ def _keys(settings: ProviderSettings, environment: Mapping[str, str]) -> list[Ke
         if secret:
             found.append(Key(label, secret))
     return found
+
+
+@lru_cache(maxsize=1024)
+def _passes(family: str, name: bytes) -> bool:
+    """Tell whether a client's header of this name goes on to a service that is asked in this family of dialects."""
+    return name.startswith((*_TO_UPSTREAM, f"{family}-".encode()))

@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from doorstep.gateway.chat import Event, Seen, Usage
+from doorstep.gateway.dialects import wire
 from doorstep.gateway.dialects.base import ChatDialect
 from doorstep.gateway.providers.base import EVENT_STREAM, JSON, Answer, Ask, Provider, Stream, content_type, pieces_of
 
@@ -105,10 +106,4 @@ async def _read(body: Stream) -> bytes:
 async def _said(answer: Answer) -> str:
     """Return an upstream's own words about its error, in whatever shape they are."""
     body = answer.body if isinstance(answer.body, bytes) else await _read(answer.body)
-    try:
-        found = msgspec.json.decode(body)
-        found = found[0] if isinstance(found, list) else found
-        error = found.get("error", found)
-        return str(error["message"] if isinstance(error, dict) else error)
-    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, AttributeError, TypeError):
-        return body.decode("utf-8", "replace")[:500] or f"status {answer.status}, without a word"
+    return wire.error_words(body) or f"status {answer.status}, without a word"

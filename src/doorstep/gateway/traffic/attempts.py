@@ -128,7 +128,8 @@ class Attempts:
         traffic, now = self._traffic, self._traffic.clock()
         target, said = tried.target, str(error)
         model, ring = target.model, traffic.ring(target)
-        asked = retry_after(headers or {}, traffic.wall())
+        told = error.retry_after_s
+        asked = retry_after(headers or {}, traffic.wall()) if told is None else told
         match classify(error.status, said):
             case Failure.FINAL:
                 self._over = True
