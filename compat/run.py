@@ -32,7 +32,9 @@ RESULTS = HERE / "results.json"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "doorstep-compat"
 BEGIN, END = "<!-- begin: written by compat/run.py -->", "<!-- end -->"
 LONGEST_S = 600  # of one script
-COLUMNS = ("answer", "stream", "tools", "tools, streamed", "form")
+COLUMNS = (
+    "answer", "stream", "tools", "tools, streamed", "form", "thinks, then calls", "thinks, then calls, streamed",
+)  # fmt: skip
 
 BACK = '[providers.fake]\nbase_url = "fake:"\n[traffic]\nretries = 0\n'
 FRONT = (
@@ -129,10 +131,12 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 def all_scripts() -> list[Path]:
+    """Return the script of every client."""
     return sorted(path for path in (HERE / "clients").iterdir() if path.name.startswith("with_"))
 
 
 def name_of(script: Path) -> str:
+    """Return what a client is called on the command line."""
     return script.stem.removeprefix("with_")
 
 
@@ -215,22 +219,21 @@ def page(text: str, found: dict[str, Found]) -> str:
 
 
 def table(found: dict[str, Found]) -> str:
-    """Return a table of what passes, and below it what does not, with the reason."""
-    rows = [f"| Client | API | {' | '.join(name.capitalize() for name in COLUMNS)} | Also | Packages |"]
-    rows.append("|---|---" + "|:-:" * len(COLUMNS) + "|---|---|")
-    failures = []
+    """Return a table of what passes, and below it what does not, with the reason, and the versions."""
+    rows = [f"| Client | API | {' | '.join(name.capitalize() for name in COLUMNS)} | Also |"]
+    rows.append("|---|---" + "|:-:" * len(COLUMNS) + "|---|")
+    failures, versions = [], []
     for one in sorted(found.values(), key=lambda one: one["client"].lower()):
-        packages = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
         for api, checks in _by_api(one).items():
             columns = [_passed(checks.pop(name, checks.pop(f"{name}, by a tool", []))) for name in COLUMNS]
             also = ", ".join(f"{what} {_passed(oks)}" for what, oks in checks.items())
-            rows.append(f"| {one['client']} | {api} | {' | '.join(columns)} | {also} | {packages} |")
+            rows.append(f"| {one['client']} | {api} | {' | '.join(columns)} | {also} |")
         failed = {check: result["detail"] for check, result in one["checks"].items() if not result["ok"]}
-        failures += [f"- {one['client']}, {check}: {detail}" for check, detail in failed.items()]
-    return (
-        "\n".join([*rows, "", "What does not pass:" if failures else "All of it passes.", "", *failures]).rstrip()
-        + "\n"
-    )
+        failures += [f"- {one['client']}, {check}: `{detail.replace('`', '')}`" for check, detail in failed.items()]
+        packages = ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+        versions.append(f"- {one['client']}: {packages}")
+    wrong = ["What does not pass:", "", *failures] if failures else ["All of it passes."]
+    return "\n".join([*rows, "", *wrong, "", "In these versions:", "", *versions, ""])
 
 
 def _by_api(one: Found) -> dict[str, dict[str, list[bool]]]:

@@ -144,7 +144,7 @@ class Gateway:
             self.process.stop()
 
     def request(self, path: str, answer: str) -> bytes:
-        """Return a whole request of about 0.9 KB; ``answer`` is how upstream is to answer."""
+        """Return a whole request of about 1 KB; ``answer`` is how upstream is to answer."""
         body: Json = {"model": self.model(path, answer), "temperature": 0.7, "max_tokens": 256}
         system = text(50, seed=1)
         user = [{"role": "user", "content": f"Mail ########: {text(80, seed=2)}"}]

@@ -9,7 +9,17 @@ export const HELLO = "hello there, world";
 // How the gateway reaches the model: it answers itself, or asks a service that speaks one of these.
 const WAYS = { itself: "fake/", chat: "chat/fake/", responses: "gpt/fake/", anthropic: "claude/fake/" };
 // What is asked of the fake provider for each check.
-const SCRIPTS = { answer: "echo", stream: "echo", tools: "tools", "tools, streamed": "tools", form: "json", "form, by a tool": "tools" };
+const SCRIPTS = {
+  answer: "echo",
+  stream: "echo",
+  tools: "tools",
+  "tools, streamed": "tools",
+  form: "json",
+  "form, by a tool": "tools",
+  thinking: "thinking",
+  "thinks, then calls": "agent",
+  "thinks, then calls, streamed": "agent",
+};
 
 const say = (value) => console.log(JSON.stringify(value));
 const version = (name) => JSON.parse(readFileSync(new globalThis.URL(`node_modules/${name}/package.json`, import.meta.url))).version;

@@ -16,7 +16,8 @@ WAYS = {"itself": "fake/", "chat": "chat/fake/", "responses": "gpt/fake/", "anth
 # What is asked of the fake provider for each check.
 SCRIPTS = {
     "answer": "echo", "stream": "echo", "tools": "tools", "tools, streamed": "tools", "form": "json",
-    "form, by a tool": "tools", "thinking": "thinking",
+    "form, by a tool": "tools", "thinking": "thinking", "thinks, then calls": "agent",
+    "thinks, then calls, streamed": "agent",
 }  # fmt: skip
 
 Check = Callable[[Any], Any]

@@ -55,7 +55,10 @@ async def form(model) -> None:
     same(made.value, Order(customer="text", urgent=True))
 
 
-CHECKS = {"answer": answer, "stream": stream, "tools": tools, "tools, streamed": tools_streamed, "form": form}
+CHECKS = {
+    "answer": answer, "stream": stream, "tools": tools, "tools, streamed": tools_streamed, "form": form,
+    "thinks, then calls": tools, "thinks, then calls, streamed": tools_streamed,
+}  # fmt: skip
 
 
 def of_anthropic(name: str) -> AnthropicClient:

@@ -13,7 +13,9 @@ const weather = tool({
   execute: async ({ city }) => `sunny in ${city}`,
 });
 const Order = z.object({ customer: z.string(), urgent: z.boolean() });
-const withTools = { tools: { weather }, stopWhen: stepCountIs(3) };
+// Without `store`, what the model thought would be named as an item that OpenAI keeps.
+const providerOptions = { openai: { store: false, include: ["reasoning.encrypted_content"] } };
+const withTools = { tools: { weather }, stopWhen: stepCountIs(3), providerOptions };
 
 const CHECKS = {
   answer: async (model) => {
@@ -35,6 +37,9 @@ const CHECKS = {
 };
 
 globalThis.AI_SDK_LOG_WARNINGS = false;
+CHECKS["thinks, then calls"] = CHECKS.tools;
+CHECKS["thinks, then calls, streamed"] = CHECKS["tools, streamed"];
+
 const openai = createOpenAI({ baseURL: `${URL}/v1`, apiKey: "any" });
 const anthropic = createAnthropic({ baseURL: `${URL}/v1`, apiKey: "any" });
 const compatible = createOpenAICompatible({

@@ -17,6 +17,11 @@ const weather = betaZodTool({
 const Order = z.object({ customer: z.string(), urgent: z.boolean() });
 const text = (message) => message.content.map((block) => block.text ?? "").join("");
 
+const tools = async (model) =>
+  same(text(await client.beta.messages.toolRunner({ model, ...asked, tools: [weather] })), "sunny in text");
+const toolsStreamed = async (model) =>
+  same(text(await client.beta.messages.toolRunner({ model, ...asked, tools: [weather], stream: true })), "sunny in text");
+
 begin("Anthropic SDK for TypeScript", "@anthropic-ai/sdk");
 await ofChats("messages", (name) => name, {
   answer: async (model) => same(text(await client.messages.create({ model, ...asked })), HELLO),
@@ -25,11 +30,12 @@ await ofChats("messages", (name) => name, {
     const stream = client.messages.stream({ model, ...asked }).on("text", (part) => parts.push(part));
     same([text(await stream.finalMessage()), parts.join("")], [HELLO, HELLO]);
   },
-  tools: async (model) => same(text(await client.beta.messages.toolRunner({ model, ...asked, tools: [weather] })), "sunny in text"),
-  "tools, streamed": async (model) =>
-    same(text(await client.beta.messages.toolRunner({ model, ...asked, tools: [weather], stream: true })), "sunny in text"),
+  tools,
+  "tools, streamed": toolsStreamed,
   form: async (model) => {
     const found = await client.messages.parse({ model, ...asked, output_config: { format: zodOutputFormat(Order) } });
     same(found.parsed_output, { customer: "text", urgent: true });
   },
+  "thinks, then calls": tools,
+  "thinks, then calls, streamed": toolsStreamed,
 });

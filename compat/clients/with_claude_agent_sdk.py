@@ -74,4 +74,8 @@ async def thinking(model: str) -> None:
 
 
 begin("Claude Agent SDK", "claude-agent-sdk")
-of_chats("messages", str, {"answer": answer, "stream": stream, "tools": tools, "thinking": thinking})
+of_chats(
+    "messages",
+    str,
+    {"answer": answer, "stream": stream, "tools": tools, "thinks, then calls": tools, "thinking": thinking},
+)

@@ -62,7 +62,10 @@ def form(model) -> None:
     same(made, Order(customer="text", urgent=True))
 
 
-CHECKS = {"answer": answer, "stream": stream, "tools": tools, "tools, streamed": tools_streamed, "form": form}
+CHECKS = {
+    "answer": answer, "stream": stream, "tools": tools, "tools, streamed": tools_streamed, "form": form,
+    "thinks, then calls": tools, "thinks, then calls, streamed": tools_streamed,
+}  # fmt: skip
 
 
 def of_openai(name: str, *, responses: bool) -> ChatOpenAI:

@@ -75,7 +75,10 @@ def embeddings(model) -> None:
     same(len(litellm.embedding(input=["one"], **model).data[0]["embedding"]), 8)
 
 
-CHECKS = {"answer": answer, "stream": stream, "tools": tools, "tools, streamed": tools_streamed, "form": form}
+CHECKS = {
+    "answer": answer, "stream": stream, "tools": tools, "tools, streamed": tools_streamed, "form": form,
+    "thinks, then calls": tools, "thinks, then calls, streamed": tools_streamed,
+}  # fmt: skip
 
 litellm.suppress_debug_info = True
 litellm.telemetry = False

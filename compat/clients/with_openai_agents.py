@@ -63,7 +63,10 @@ async def form(model) -> None:
     same((await Runner.run(agent(model, output_type=Order), HELLO)).final_output, Order(customer="text", urgent=True))
 
 
-CHECKS = {"answer": answer, "stream": stream, "tools": tools, "tools, streamed": tools_streamed, "form": form}
+CHECKS = {
+    "answer": answer, "stream": stream, "tools": tools, "tools, streamed": tools_streamed, "form": form,
+    "thinks, then calls": tools, "thinks, then calls, streamed": tools_streamed,
+}  # fmt: skip
 
 
 def client() -> AsyncOpenAI:

@@ -79,6 +79,11 @@ const RESPONSES = {
   },
 };
 
+for (const checks of [CHAT, RESPONSES]) {
+  checks["thinks, then calls"] = checks.tools;
+  checks["thinks, then calls, streamed"] = checks["tools, streamed"];
+}
+
 begin("OpenAI SDK for TypeScript", "openai");
 await ofChats("chat", (name) => name, CHAT);
 await ofChats("responses", (name) => name, RESPONSES);

@@ -48,7 +48,10 @@ def form(model) -> None:
     same(Agent(model, output_type=NativeOutput(Order)).run_sync(HELLO).output, Order(customer="text", urgent=True))
 
 
-CHECKS = {"answer": answer, "stream": stream, "tools": tools, "tools, streamed": tools_streamed, "form": form}
+CHECKS = {
+    "answer": answer, "stream": stream, "tools": tools, "tools, streamed": tools_streamed, "form": form,
+    "thinks, then calls": tools, "thinks, then calls, streamed": tools_streamed,
+}  # fmt: skip
 
 
 # The client knows by a model's name whether it takes a schema; here it is told.

@@ -141,6 +141,24 @@ def test_thinking_comes_and_goes_back(claude, way, get):
     assert said(get(claude, messages=turns, **asked)) == "and now?"
 
 
+@pytest.mark.parametrize("get", [ask, streamed])
+def test_thinking_before_a_tool_goes_back_with_its_signature(claude, way, get):
+    asked = {"model": f"{way}agent", "tools": [WEATHER], "thinking": {"type": "enabled", "budget_tokens": 1024}}
+    answer = get(claude, messages=HELLO, **asked)
+    assert [block.type for block in answer.content] == ["thinking", "tool_use"]
+    result = {"type": "tool_result", "tool_use_id": answer.content[1].id, "content": "sunny"}
+    turns = [*HELLO, {"role": "assistant", "content": answer.content}, {"role": "user", "content": [result]}]
+    again = get(claude, messages=turns, **asked)  # the fake provider knows its signature again
+    assert (again.content[0].thinking, said(again)) == ("Let me think.", "sunny")
+
+
+def test_a_thought_under_another_signature_is_refused(claude):
+    thought = {"type": "thinking", "thinking": "Let me think.", "signature": "forged"}
+    turns = [*HELLO, {"role": "assistant", "content": [thought]}, {"role": "user", "content": "and now?"}]
+    with pytest.raises(anthropic.BadRequestError, match="signature"):
+        ask(claude, model="claude/fake/thinking", messages=turns)
+
+
 def test_a_prompt_that_is_cached_goes_to_every_service(claude, way):
     system = [{"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}}]
     assert said(ask(claude, model=f"{way}echo", messages=HELLO, system=system)) == "hello there, world"

@@ -141,6 +141,23 @@ def test_thinking(gpt, way):
     assert said(gpt.chat.completions.create(model=f"{way}thinking", messages=again)) == "and now?"
 
 
+@pytest.mark.parametrize("get", [ask, streamed])
+def test_thinking_before_a_tool(gpt, way, get):
+    asked = {"model": f"{way}agent", "tools": [WEATHER]}
+    message = get(gpt, messages=HELLO, **asked).choices[0].message
+    assert message.reasoning_content == "Let me think."
+    result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "sunny"}
+    assert said(get(gpt, messages=[*HELLO, message, result], **asked)) == "sunny"
+
+
+def test_thinking_comes_back_where_litellm_keeps_it(gpt, way):
+    asked = {"model": f"{way}agent", "tools": [WEATHER]}
+    message = gpt.chat.completions.create(messages=HELLO, **asked).choices[0].message.to_dict()
+    message["provider_specific_fields"] = {"reasoning_details": message.pop("reasoning_details")}
+    result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "sunny"}
+    assert said(gpt.chat.completions.create(messages=[*HELLO, message, result], **asked)) == "sunny"
+
+
 def test_a_refusal(gpt, way):
     choice = gpt.chat.completions.create(model=f"{way}refusal", messages=HELLO).choices[0]
     assert (choice.message.refusal, choice.message.content) == ("I cannot help with that.", None)

@@ -31,6 +31,12 @@ def test_an_answer(gpt, way):
     assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (5, 3, 8)
 
 
+def test_labels_of_a_client_go_to_every_service(gpt, way):
+    labels = {"client_metadata": {"session_id": "s"}, "prompt_cache_key": "s"}  # as Codex sends them
+    answer = gpt.responses.create(model=f"{way}echo", input=HELLO, metadata={"team": "a"}, extra_body=labels)
+    assert answer.output_text == "hello there, world"
+
+
 def test_an_answer_that_is_cut(gpt, way):
     answer = gpt.responses.create(model=f"{way}echo", input=HELLO, max_output_tokens=2)
     assert (answer.output_text, answer.status) == ("hello there,", "incomplete")
@@ -131,6 +137,16 @@ def test_thinking_comes_and_goes_back(gpt, way, get):
     assert answer.usage.output_tokens_details.reasoning_tokens == 3
     again = [*HELLO, *answer.output, {"role": "user", "content": "and now?"}]
     assert get(gpt, input=again, **asked).output_text == "and now?"
+
+
+@pytest.mark.parametrize("get", [ask, streamed])
+def test_thinking_before_a_tool_goes_back_with_its_signature(gpt, way, get):
+    asked = {"model": f"{way}agent", "tools": [WEATHER], "store": False, "include": ["reasoning.encrypted_content"]}
+    answer = get(gpt, input=HELLO, **asked)
+    thought, call = answer.output
+    assert (thought.type, bool(thought.encrypted_content), call.name) == ("reasoning", True, "weather")
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    assert get(gpt, input=[*HELLO, thought, call, result], **asked).output_text == "sunny"
 
 
 def test_a_refusal(gpt, way):

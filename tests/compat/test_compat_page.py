@@ -33,6 +33,6 @@ def test_what_fails_is_in_the_table_and_counts_against_what_passed(run):
     before = {"client": "One", "versions": {"one": "1.0"}, "checks": {"chat / itself / tools": passed}}
     now = before | {"checks": {"chat / itself / tools": failed, "chat / chat / tools": passed}}
     assert "1 of 2" in run.table({"one": now})
-    assert "- One, chat / itself / tools: no tool came" in run.table({"one": now})
+    assert "- One, chat / itself / tools: `no tool came`" in run.table({"one": now})
     assert run.is_worse(before, now)
     assert not run.is_worse(now, now)

@@ -115,9 +115,9 @@ def wait_until(true: Callable[[], bool], process: subprocess.Popen[str] | None =
 
 
 def cut_power(process: subprocess.Popen[str]) -> None:
-    """Kill a command with its server and its engine at once, with no chance to put anything in order."""
+    """Kill a command with its server, engine and compactor at once, with no chance to put anything in order."""
     others = descendants(process.pid)
-    assert len(others) == 2
+    assert len(others) == 3
     for pid in [*others, process.pid]:
         os.kill(pid, signal.SIGKILL)
     process.communicate()

@@ -339,3 +339,14 @@ def test_the_system_is_the_first_message_of_the_record():
 
 def test_the_record_keeps_the_sampling_settings():
     assert anthropic_messages.sampling(asked(top_k=3, stream=True)) == {"max_tokens": 9, "top_k": 3}
+
+
+@pytest.mark.parametrize("seal", [{"text": "Hm", "signature": "openai:gAAA"}, {"redacted": "openai:gAAA"}])
+def test_reasoning_that_openai_sealed_does_not_go_to_anthropic(seal):
+    turns = [
+        Message(role="user", blocks=[Text(text="Hi")]),
+        Message(role="assistant", blocks=[Thinking(**seal), Text(text="Hello")]),
+        Message(role="user", blocks=[Text(text="And?")]),
+    ]
+    written = anthropic_messages.write_request(ChatRequest(messages=turns), head=HEAD, model="m")
+    assert json.loads(written)["messages"][1]["content"] == [{"type": "text", "text": "Hello"}]

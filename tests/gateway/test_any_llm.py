@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import struct
 import subprocess
 import sys
+import zlib
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -196,6 +198,62 @@ async def test_bedrock_is_asked_in_its_own_way_with_the_keys_of_aws(aws):
     assert request.startswith(b"POST /v1/model/m/converse ")
     assert sent(request)["messages"] == [{"role": "user", "content": [{"text": "hello"}]}]
     assert b"Credential=a/" in request
+
+
+def event(kind, body):
+    """Return an event of a stream as Amazon frames it."""
+    given = {":event-type": kind, ":content-type": "application/json", ":message-type": "event"}
+    heads = b"".join(
+        bytes([len(name)]) + name.encode() + b"\x07" + struct.pack(">H", len(value)) + value.encode()
+        for name, value in given.items()
+    )
+    said = json.dumps(body).encode()
+    lengths = struct.pack(">II", 16 + len(heads) + len(said), len(heads))
+    message = lengths + struct.pack(">I", zlib.crc32(lengths)) + heads + said
+    return chunk(message + struct.pack(">I", zlib.crc32(message)))
+
+
+BEDROCK_BEGINNING = (
+    chunked("Content-Type: application/vnd.amazon.eventstream")
+    + event("messageStart", {"role": "assistant"})
+    + event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "hi there"}})
+)
+BEDROCK_END = event("messageStop", {"stopReason": "end_turn"}) + event(
+    "metadata", {"usage": {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}, "metrics": {"latencyMs": 1}}
+)
+
+
+async def test_bedrock_streams(aws):
+    say = says(BEDROCK_BEGINNING, BEDROCK_END, LAST_CHUNK)
+    body, request = await answered(say, an_ask(stream=True), options=AWS, key_env=None)
+    reading = anthropic_messages.understand(body)
+    assert (reading.texts, reading.complete, reading.usage.output_tokens) == (["hi there"], True, 2)
+    assert request.startswith(b"POST /v1/model/m/converse-stream ")
+
+
+async def test_streams_of_bedrock_that_are_silent_stop_nobody_else(aws):
+    async def say(caller):
+        caller.send(BEDROCK_BEGINNING)
+        await caller.silence()
+
+    async with asking(say, options=AWS, key_env=None, idle_s=0.3) as (_, provider):
+        answers = [await provider.answer(an_ask(stream=True)) for _ in range(8)]
+        ended = await asyncio.gather(*(all_of(answer.body) for answer in answers), return_exceptions=True)
+        for answer in answers:
+            await answer.body.close()
+    assert [str(error) for error in ended] == ["p sent nothing for 0.3 s"] * 8
+
+
+async def test_a_stream_of_bedrock_that_is_given_up_ends_the_call(aws):
+    async def say(caller):
+        caller.send(BEDROCK_BEGINNING)
+        await caller.silence()
+
+    async with asking(say, options=AWS, key_env=None) as (upstream, provider):
+        answer = await provider.answer(an_ask(stream=True))
+        await answer.body.next()
+        await answer.body.close()
+        await asyncio.wait_for(upstream.callers[0].gone.wait(), 5)
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, "ThrottlingException"), (503, "ServiceUnavailableException")])

@@ -142,7 +142,6 @@ def test_a_setting_that_the_format_lacks_is_refused_by_name(settings):
         (Message(role="user", name="ann", blocks=[Text(text="x")]), "messages[1].name"),
         (Message(role="user", blocks=[Audio(data="x", format="wav")]), "messages[1]"),
         (Message(role="assistant", blocks=[Image(url="https://example.com/a.png")]), "messages[1]"),
-        (Message(role="assistant", blocks=[Thinking(redacted="of another")]), "messages[1]"),
         (Message(role="user", blocks=[Image(data="x")]), "messages[1]"),
     ],
 )
@@ -150,6 +149,12 @@ def test_a_block_that_the_format_lacks_is_refused_by_its_place(message, where):
     with pytest.raises(BadInput) as caught:
         write(HELLO, message)
     assert caught.value.where == where
+
+
+@pytest.mark.parametrize("seal", [{"signature": "of another"}, {"redacted": "of another"}])
+def test_what_only_another_provider_can_read_is_left_out(seal):
+    said = Message(role="assistant", blocks=[Thinking(**seal), Text(text="Yes.")])
+    assert [item["type"] for item in write(HELLO, said)["input"]] == ["message", "message"]
 
 
 def test_a_tool_that_failed_says_so():

@@ -35,6 +35,12 @@ def _bare(block: Block) -> Block:
     return msgspec.structs.replace(block, cache=None) if hasattr(block, "cache") else block
 
 
+def _is_sealed(block: Block) -> bool:
+    return isinstance(block, Thinking) and any(
+        (seal or "").startswith("openai:") for seal in (block.signature, block.redacted)
+    )
+
+
 async def answer(body: bytes, read: ChatDialect, write: ChatDialect) -> dict:
     """What a client of one dialect is given of an answer of another."""
     events = read.read_answer(pieces([body]), stream=True)
@@ -60,7 +66,8 @@ def test_a_conversation_of_responses_crosses(dialect):
     request = openai_responses.read(body)
     asked = ChatRequest(messages=request.messages, tools=request.tools, reasoning=request.reasoning)
     crossed = across(asked, dialect)
-    assert blocks(crossed) == blocks(asked)
+    seals_too = dialect is openai_chat  # Anthropic refuses OpenAI's seals, so they are not sent there
+    assert blocks(crossed) == [block for block in blocks(asked) if seals_too or not _is_sealed(block)]
     assert crossed.tools == asked.tools
 
 

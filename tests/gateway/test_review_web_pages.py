@@ -11,7 +11,7 @@ ROUTES = [
     "POST /v1/chat/completions", "POST /runs/r/v1/messages", "POST /v1/embeddings",
     "GET /v1/models", "GET /v1/models/tiny", "GET /v1/videos", "POST /v1/videos", "GET /v1/videos/v/content",
     "POST /feedback", "GET /feedback?run_id=r", "GET /runs/r/feedback", "GET /admin/keys", "POST /admin/keys",
-    "GET /admin/log", "GET /api/v1/training_runs", "POST /api/v1/create_session",
+    "GET /admin/log", "GET /metrics", "GET /api/v1/training_runs", "POST /api/v1/create_session",
 ]  # fmt: skip
 
 

@@ -171,15 +171,66 @@ def test_sampling_settings_are_kept(store):
     assert added(store, span(CHAT | said)).sampling == {"temperature": 0.5, "max_tokens": 9}
 
 
-def test_a_failed_call_has_its_status(store):
-    call = added(store, span(CHAT | {"error.type": "429"}, error="too many"))
-    assert (call.status_code, call.error) == (429, "too many")
+LOOK = {"name": "look", "parameters": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"gen_ai.tool.definitions": json.dumps([{"type": "function"} | LOOK])},
+        {"llm.tools.0.tool.json_schema": json.dumps({"type": "function", "function": LOOK})},
+    ],
+)
+def test_tools_are_kept(store, said):
+    call = added(store, span(CHAT | said))
+    assert asked(store, call)["tools"] == [{"type": "function", "function": LOOK}]
+
+
+def test_what_was_asked_for_is_not_what_answered(store):
+    said = {"openinference.span.kind": "LLM", "llm.system": "openai", "llm.model_name": "gpt-1"}
+    call = added(store, span(said | {"llm.invocation_parameters": '{"model": "gpt", "stream": true}'}))
+    assert (call.requested_model, call.served_model, call.stream) == ("gpt", "gpt-1", True)
+
+
+@pytest.mark.parametrize(
+    ("said", "events"),
+    [
+        ({"gen_ai.response.time_to_first_chunk": 0.5}, []),
+        ({}, [Event("First Token Stream Event", {}, 1_500_000_000), Event("First Token Stream Event", {}, 2 * 10**9)]),
+    ],
+)
+def test_the_first_piece_of_a_stream_has_its_time(store, said, events):
+    assert added(store, span(CHAT | said, events=events)).first_us == 1_500_000
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "status"),
+    [
+        ({"error.type": "429"}, "too many", 429),
+        ({"error.type": "RateLimitError"}, "Error code: 429 - too many", 429),
+        ({"error.type": "timeout"}, "in 500 seconds", 500),
+        ({"http.response.status_code": 503}, "", 503),
+    ],
+)
+def test_a_failed_call_has_its_status(store, said, error, status):
+    call = added(store, span(CHAT | said, error=error))
+    assert (call.status_code, call.error) == (status, error or "chat gpt")
 
 
 def test_embeddings_are_calls_of_their_own_kind(store):
     said = {"openinference.span.kind": "EMBEDDING", "embedding.model_name": "e", "llm.system": "openai"}
     call = added(store, span(said | {"embedding.embeddings.0.embedding.text": "hi"}))
     assert (call.dialect, asked(store, call)) == ("openai.embeddings", {"model": "e", "input": ["hi"]})
+
+
+def test_embedded_texts_may_be_messages(store):
+    said = {"gen_ai.operation.name": "embeddings", "gen_ai.input.messages": json.dumps(PARTS_IN)}
+    assert asked(store, added(store, span(said)))["input"] == ["hi"]
+
+
+def test_calls_whose_content_is_not_told_have_no_messages(store):
+    added(store, span())
+    assert store.select(Node) == []
 
 
 def test_a_trace_is_a_run_once_its_root_comes(store):

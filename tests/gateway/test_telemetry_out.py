@@ -4,13 +4,18 @@ import json
 
 import pytest
 from collecting import collecting
+from google.protobuf import json_format
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from doorstep import ids
 from doorstep.config import ProviderSettings
 from doorstep.gateway.compactor import Ended
-from doorstep.gateway.telemetry import content, cursor, spans
+from doorstep.gateway.metrics import MOST_SERIES
+from doorstep.gateway.telemetry import content, cursor, otlp, spans
 from doorstep.gateway.telemetry.collector import Collector, read_headers
 from doorstep.gateway.telemetry.exporter import Exporter, Write, resource_of
+from doorstep.gateway.telemetry.measures import Measures
 from doorstep.gateway.telemetry.spans import Spelling, servers
 from doorstep.store import Store
 from doorstep.types import Call, Mode, Run, RunStatus
@@ -225,6 +230,34 @@ def test_metrics_have_tokens_and_times(store, tmp_path, collector):
     assert errors == [None, "503"]
     (first,) = collector.points("gen_ai.client.operation.time_to_first_chunk")
     assert first["sum"] == 0.2
+
+
+def test_the_official_messages_take_what_is_written():
+    measures = Measures(OLD, SERVERS)
+    measures.add(call(stream=True))
+    spelt = otlp.write_measures(measures.all(), {"service.name": "door"}, 5, 9)
+    metrics = json_format.Parse(spelt, ExportMetricsServiceRequest()).resource_metrics[0].scope_metrics[0].metrics
+    (point, _) = metrics[0].histogram.data_points
+    assert (metrics[0].name, point.sum, sum(point.bucket_counts)) == ("gen_ai.client.token.usage", 100.0, 1)
+    assert len(point.bucket_counts) == len(point.explicit_bounds) + 1
+    spelt = otlp.write_spans([span_of(call(error="no", status_code=500))], {"service.name": "door"})
+    (sent,) = json_format.Parse(spelt, ExportTraceServiceRequest()).resource_spans[0].scope_spans[0].spans
+    assert (sent.name, sent.status.code, sent.end_time_unix_nano) == ("chat google/gemini", 2, 2 * 10**9)
+
+
+def test_what_is_written_is_read_as_it_was():
+    made = span_of(call())
+    (read,) = otlp.read_spans(otlp.write_spans([made], {}), otlp.JSON).spans
+    told = {name: value for name, value in made.attributes.items() if value is not None}
+    assert (read.trace_id, read.span_id, read.parent_id) == (made.trace_id, made.span_id, made.parent_id)
+    assert (read.attributes, read.start_ns, read.error) == (told, made.start_ns, None)
+
+
+def test_names_that_clients_make_up_open_a_bounded_number_of_sums():
+    measures = Measures(OLD, {})
+    for number in range(2 * MOST_SERIES):
+        measures.add(call(number, requested_model=f"made-up-{number}"))
+    assert max(len(one.points) for one in measures.all()) <= MOST_SERIES + 2
 
 
 def test_the_environment_names_who_sends_and_with_what_key():

@@ -8,10 +8,14 @@ import pytest
 from collecting import collecting
 from gateway_parts import serving, settings_for, wait_for
 
+from doorstep import ids
 from doorstep.config import ModelSettings, ProviderSettings, TelemetrySettings, TrafficSettings
 from doorstep.gateway.keys import Keys, Role, Terms
 from doorstep.gateway.telemetry import otlp
+from doorstep.gateway.telemetry.export import Export
 from doorstep.gateway.telemetry.otlp import Span
+from doorstep.store import Store
+from doorstep.types import Call
 
 FAKE = {"fake": ProviderSettings(base_url="fake:")}
 LINE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\\n]|\\.)*",?)*)\})? (\S+)')
@@ -85,14 +89,28 @@ def test_a_collector_that_is_not_there_is_in_nobodys_way(tmp_path, collector):
 def test_spans_of_others_are_taken_and_not_sent_on(tmp_path, collector):
     settings = settings_for(tmp_path, model=None, providers=FAKE, telemetry=TelemetrySettings(otlp=collector.url))
     said = {"gen_ai.operation.name": "chat", "gen_ai.system": "openai", "gen_ai.request.model": "gpt"}
-    span = Span(
-        trace_id="a" * 32, span_id="b" * 16, parent_id=None, name="chat", start_ns=5, end_ns=9, attributes=said
-    )
+    span = Span(trace_id="a" * 32, span_id="b" * 16, parent_id=None, name="chat", start_ns=5, end_ns=9, attributes=said)
     with serving(settings) as url:
         headers = {"content-type": "application/json"}
         assert httpx.post(f"{url}/v1/traces", content=otlp.write_spans([span], {}), headers=headers).json() == {}
         ask(url)
     assert [one["name"] for one in collector.spans()] == ["chat fake/echo"]
+
+
+def test_an_exporter_that_is_killed_is_followed_by_another(tmp_path, collector):
+    settings = settings_for(tmp_path, model=None, telemetry=TelemetrySettings(otlp=collector.url))
+    with Store.open(settings.record) as store:
+        export = Export(settings, store)
+        export._process.kill()
+        now = ids.now_us()
+        store.add(
+            Call(
+                call_id="call_1", run_id=None, dialect="openai.chat", requested_model="m", served_model="m",
+                provider="p", started_us=now, ended_us=now,
+            )
+        )  # fmt: skip
+        assert [span["said"]["doorstep.call_id"] for span in wait_for(collector.spans)] == ["call_1"]
+        export.close()
 
 
 # For Prometheus

@@ -213,6 +213,27 @@ def test_services_of_clouds_are_taken_over_from_tensorzero_too(settings_of):
     assert draft.notes == []
 
 
+def test_fallbacks_of_both_sections_and_those_of_everyone_count(settings_of):
+    text = """
+    model_list:
+      - {model_name: a, litellm_params: {model: gpt-5}}
+      - {model_name: b, litellm_params: {model: groq/b}}
+      - {model_name: c, litellm_params: {model: groq/c}}
+      - {model_name: d, litellm_params: {model: groq/d}}
+    router_settings: {fallbacks: [{a: [b]}]}
+    litellm_settings: {fallbacks: [{a: [c]}], default_fallbacks: [d]}
+    """
+    _, models = settings_of(litellm_draft(text))
+    assert reached(models, "a")[1] == ["groq/c", "groq/b", "groq/d"]
+    assert (reached(models, "b")[1], reached(models, "d")[1]) == (["groq/d"], [])
+
+
+def test_an_embedding_model_of_tensorzero_keeps_its_name(settings_of):
+    text = '[embedding_models.e.providers.o]\ntype = "openai"\nmodel_name = "te-3"\n'
+    _, models = settings_of(tensorzero_config.draft(tomllib.loads(text)))
+    assert reached(models, "tensorzero::embedding_model_name::e")[0] == ["openai/te-3"]
+
+
 def test_a_key_in_the_file_is_not_taken_over():
     draft = litellm_draft("model_list: [{model_name: a, litellm_params: {model: gpt-5, api_key: sk-secret}}]")
     assert "sk-secret" not in draft.toml()

@@ -46,3 +46,16 @@ def test_what_is_being_written_is_not_passed_over(postgres, make_run):
         slow.commit()
         late, _ = arrivals.page(store, Run, place, 10)
         assert ids_of(early + late) == ["run_slow", "run_quick"]
+
+
+def test_an_older_database_learns_the_order(postgres, make_run):
+    where = postgres.database()
+    with Store.open(where) as store:
+        store.add(make_run("run_1"))
+        with store._writing() as connection:
+            connection.execute(sa.text("ALTER TABLE run DROP COLUMN arrival"))
+            connection.execute(sa.text("ALTER TABLE call DROP COLUMN arrival"))
+            connection.execute(sa.text("DELETE FROM migration WHERE name = 'm003_arrival'"))
+    with Store.open(where) as store:
+        store.add(make_run("run_2"))
+        assert ids_of(arrivals.page(store, Run, arrivals.BEGINNING, 10)[0]) == ["run_1", "run_2"]

@@ -2,10 +2,12 @@
 
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -46,9 +48,11 @@ def serve(
     from doorstep.server import create_app, uvicorn_config  # loads the parts that only a server needs
 
     own_key = new_secret()
-    url = f"http://{settings.serve.host}:{listener.getsockname()[1]}"
+    host = f"[{settings.serve.host}]" if ":" in settings.serve.host else settings.serve.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
     app = create_app(settings, url, own_key=own_key)
     _calm_collector()
+    _allow_connections()
     server = uvicorn.Server(uvicorn_config(app, timeout_graceful_shutdown=3))
     if os.environ.get(local_server.WITH_COMMANDS):
         threading.Thread(target=_follow_commands, args=(server, settings.data), daemon=True).start()
@@ -68,6 +72,13 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
+
+
+def _allow_connections() -> None:
+    """Raise the limit of open files as far as it goes: each client is one, and so is each upstream."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:

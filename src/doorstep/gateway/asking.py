@@ -7,7 +7,7 @@ from contextlib import suppress
 import msgspec
 
 from doorstep import ids
-from doorstep.errors import DoorstepError, EngineError, ProviderError
+from doorstep.errors import BadInput, DoorstepError, EngineError, ProviderError
 from doorstep.gateway.capture import Attempt
 from doorstep.gateway.dialects import wire
 from doorstep.gateway.dialects.base import Dialect, Head
@@ -77,7 +77,13 @@ class Asking:
                     raise ProviderError(self._key_refused(refusal), status=502, retryable=False)
                 return Begun(refusal, b"", str(step.error))
             else:
-                begun, error = await self._try(step)
+                before = self._step, self.target, self.answer
+                try:
+                    begun, error = await self._try(step)
+                except BadInput as unfit:  # nothing was sent, so the record is of whoever was asked before
+                    self._step, self.target, self.answer = before
+                    self._attempts.unfit(unfit)
+                    continue
                 if begun is not None and error is None:
                     self._attempts.succeeded(step)
                     return begun

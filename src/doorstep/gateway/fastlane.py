@@ -65,6 +65,12 @@ class FastLane(HttpToolsProtocol):
             if self._in_head and self._head_bytes > HEAD_BYTES:
                 self.send_400_response(f"The head of the request is larger than {HEAD_BYTES // 1024} KB.")
 
+    def shutdown(self) -> None:
+        """End with the server, after the answer that is under way."""
+        super().shutdown()
+        if self._running is not None:
+            self._running.be_last()
+
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
@@ -191,6 +197,12 @@ class FastCycle:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._go()
 
+    def be_last(self) -> None:
+        """Nothing comes after this call; a request that is not here yet is not waited for."""
+        self.keep_alive = False
+        if not self._here:
+            self._transport.close()
+
     def cancel(self) -> None:
         """The client has gone."""
         self.disconnected = True
@@ -208,6 +220,9 @@ class FastCycle:
     async def _serve(self) -> None:
         try:
             await self._answer()
+        except asyncio.CancelledError:
+            self.abort()  # the client has gone, or the server ends: a loop with an open connection does not close
+            raise
         except Exception:
             log.exception("a call failed without an answer")
             self.abort()
@@ -233,14 +248,16 @@ class FastCycle:
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Send an answer at once, when the client has taken those before it."""
-        await self._room()
+        if self._flow.write_paused:
+            await self._room()
         length = b"content-length: %d\r\n\r\n" % len(body)
         self._transport.write(b"".join((self._head(status, headers), length, body)))
         self._finish()
 
     async def begin(self, status: int, headers: Headers, piece: bytes) -> None:
         """Begin an answer of unknown length with its first piece, in one write."""
-        await self._room()
+        if self._flow.write_paused:
+            await self._room()
         if self._chunked:
             coding, piece = b"transfer-encoding: chunked\r\n\r\n", b"%x\r\n%b\r\n" % (len(piece), piece)
         else:
@@ -249,7 +266,8 @@ class FastCycle:
 
     async def piece(self, data: bytes) -> None:
         """Send more, when the client has taken what was sent before."""
-        await self._room()
+        if self._flow.write_paused:
+            await self._room()
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     async def end(self, data: bytes) -> None:
@@ -266,12 +284,11 @@ class FastCycle:
 
     async def _room(self) -> None:
         """Wait while much is on its way to the client; one that takes nothing of it is given up."""
-        if self._flow.write_paused:
-            giving_up = self._protocol.loop.call_later(STUCK_S, self._transport.abort)
-            try:
-                await self._flow.drain()
-            finally:
-                giving_up.cancel()
+        giving_up = self._protocol.loop.call_later(STUCK_S, self._transport.abort)
+        try:
+            await self._flow.drain()
+        finally:
+            giving_up.cancel()
 
     def _head(self, status: int, headers: Headers) -> bytes:
         lines = [STATUS_LINE[status]]

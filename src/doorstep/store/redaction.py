@@ -255,7 +255,7 @@ RULES = (
     Rule("token", re.compile(START + r"(?P<kept>(?i:bearer|basic)\s{1,3})[A-Za-z0-9._~+/-]{16,}=*"), _is_bearer),
     Rule(
         "secret",
-        re.compile(rf"(?P<kept>(?i:(?<![a-z]){SECRET_WORDS}){IS})[A-Za-z0-9._~+/=-]{{12,}}(?![(\[])"),
+        re.compile(rf"(?P<kept>(?i:(?<![a-z]){SECRET_WORDS}){IS})[A-Za-z0-9._~+/=-]{{12,}}+(?![(\[])"),
         _is_secret,
     ),
     Rule("password", re.compile(rf"(?P<kept>(?i:{PASSWORD_WORDS}){IS})[^\s\"'\\]{{6,}}"), _is_password),

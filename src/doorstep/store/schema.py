@@ -183,4 +183,5 @@ for _kind in (types.Run, types.Call):
         "ALTER TABLE %(table)s ADD COLUMN arrival BIGINT NOT NULL DEFAULT (pg_current_xact_id()::text::bigint)",
         "CREATE INDEX ix_%(table)s_arrival ON %(table)s (arrival)",
     ):
-        sa.event.listen(TABLES[_kind], "after_create", sa.DDL(_statement).execute_if(dialect="postgresql"))
+        _ddl = sa.DDL(_statement).execute_if(dialect="postgresql")  # type: ignore[no-untyped-call]
+        sa.event.listen(TABLES[_kind], "after_create", _ddl)

@@ -8,6 +8,8 @@ containers. What needs a rule when it goes from another dialect to this one:
 - System and developer messages that lead become ``system``; later ones stay in their place, as role ``system``.
 - Neighbours of one role become one message, and the results of tools come first in it; a text without a character,
   which Anthropic refuses, is left out.
+- Reasoning that OpenAI sealed is left out, as Anthropic lets one do with reasoning of earlier turns: it refuses seals
+  that it did not make, and a conversation may change its provider.
 - A refusal in the history is the model's words and goes as text.
 - A tool without parameters takes an empty object. The name of an answer's schema is a label and is left out.
 - The id of a reasoning item, which the Responses API wants back, has no field here. An answer carries it in front of
@@ -44,6 +46,7 @@ from doorstep.gateway.chat import (
     ToolChoice,
     ToolResult,
 )
+from doorstep.gateway.dialects import openai_responses_seals as seals
 from doorstep.gateway.dialects import wire
 from doorstep.gateway.dialects.base import Head
 
@@ -510,7 +513,11 @@ def _write_messages(found: list[Message]) -> tuple[list[_WireBlock], list[_Messa
         where = f"messages[{place}]"
         if message.name is not None:
             raise BadInput(f"{where}.name", "Anthropic's models know no names of participants; leave it out")
-        written = [_write_block(block, f"{where}.content[{i}]") for i, block in enumerate(message.blocks)]
+        written = [
+            _write_block(block, f"{where}.content[{i}]")
+            for i, block in enumerate(message.blocks)
+            if not (isinstance(block, Thinking) and seals.for_provider(block))
+        ]
         blocks = [block for block in written if not (isinstance(block, _Text) and not block.text)]
         role = _write_role(message.role)
         if role == "system" and not all(isinstance(block, _Text) for block in blocks):

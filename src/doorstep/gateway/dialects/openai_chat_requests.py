@@ -179,6 +179,12 @@ class _Words(_Strict):
     name: str | None = None
 
 
+class _Specific(msgspec.Struct):
+    """Where LiteLLM keeps what it does not know of an answer, and sends it back."""
+
+    reasoning_details: list[dict[str, Any]] | None = None
+
+
 class _Said(_Strict):
     """A message of the assistant. ``annotations``, the citations of an answer, are for its readers only.
 
@@ -193,6 +199,7 @@ class _Said(_Strict):
     reasoning_content: str | None = None
     reasoning: str | None = None
     reasoning_details: list[dict[str, Any]] | None = None
+    provider_specific_fields: _Specific | None = None
     annotations: Any = None
     parsed: Any = None
     audio: None = None
@@ -226,9 +233,9 @@ def _read_message(given: dict[str, Any], where: str) -> Message:
 
 def _read_said(said: _Said, where: str) -> Message:
     blocks: list[Block] = []
-    if said.reasoning_details:
-        details = enumerate(said.reasoning_details)
-        blocks += [_read_detail(detail, f"{where}.reasoning_details[{place}]") for place, detail in details]
+    specific = said.provider_specific_fields or _Specific()
+    if details := said.reasoning_details or specific.reasoning_details:
+        blocks += [_read_detail(detail, f"{where}.reasoning_details[{place}]") for place, detail in enumerate(details)]
     elif thought := said.reasoning_content or said.reasoning:
         blocks.append(Thinking(text=thought))
     if said.content or (said.content == "" and not (said.tool_calls or said.refusal)):

@@ -2,7 +2,8 @@
 
 Nothing is kept between calls: a request must hold its whole conversation, and what refers to something stored (an
 earlier answer, a conversation, a prompt template) is refused. A tool that failed has no mark here: its result begins
-with ``Error:``. Nor is there a budget of thinking in tokens: that is written as an effort.
+with ``Error:``. Nor is there a budget of thinking in tokens: that is written as an effort. Reasoning without a text
+that another provider sealed is left out: nobody else can read it, and a conversation may change its provider.
 """
 
 import base64
@@ -41,8 +42,8 @@ PARAGRAPH = "\n\n"  # between the parts of a summary, which are one text in the 
 # on its hosted tools, which are refused themselves. Cache marks are not written either: OpenAI caches by itself, and
 # its older models refuse them.
 HARMLESS = frozenset((
-    "model", "stream", "stream_options", "metadata", "store", "prompt_cache_key", "prompt_cache_retention",
-    "max_tool_calls",
+    "model", "stream", "stream_options", "metadata", "client_metadata", "store", "prompt_cache_key",
+    "prompt_cache_retention", "max_tool_calls",
 ))  # fmt: skip
 
 _WHOLE = "nothing is stored here; send the whole conversation in `input` and set `store` to false"
@@ -521,7 +522,7 @@ def _write_turn(blocks: list[Block], where: str) -> Iterator[dict[str, Any]]:
         if isinstance(block, ToolCall):
             yield {"type": "function_call", "call_id": block.id, "name": block.name, "arguments": block.arguments}
         elif isinstance(block, Thinking):
-            yield _write_thinking(block, where)
+            yield from _write_thinking(block)
         else:
             raise _misplaced(block, "assistant", where)
     if words:
@@ -534,15 +535,17 @@ def _write_words(words: list[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "message", "role": "assistant", "content": words[0]["text"] if plain else words}
 
 
-def _write_thinking(block: Thinking, where: str) -> dict[str, Any]:
+def _write_thinking(block: Thinking) -> Iterator[dict[str, Any]]:
+    """Yield the item, if there is anything that the provider can read."""
     own = seals.for_provider(block)
-    if own is None and not block.text:
-        raise BadInput(where, "holds redacted thinking of another provider, which only that one can read; leave it out")
     summary = [{"type": "summary_text", "text": block.text}] if block.text else []
     item = {"type": "reasoning", "summary": summary}
-    # An id alone is looked up in what is stored, and nothing is: "Item with id 'rs_…' not found".
-    known = {"id": block.id} if block.id is not None else {}
-    return item if own is None else item | known | {"encrypted_content": own}
+    if own is not None:
+        # An id alone is looked up in what is stored, and nothing is: "Item with id 'rs_…' not found".
+        known = {"id": block.id} if block.id is not None else {}
+        yield item | known | {"encrypted_content": own}
+    elif summary:
+        yield item
 
 
 def _write_result(block: ToolResult, where: str) -> dict[str, Any]:

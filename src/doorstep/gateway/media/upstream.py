@@ -95,10 +95,16 @@ class Upstream:
             return answer
         passing = response.status in (408, 409, 425, 429) or response.status >= 500
         raise ProviderError(
-            f"{self.name} answered {response.status}: {wire.error_words(answer) or '(nothing more)'}",
+            f"{self.name} answered {response.status}: {self._without_key(answer) or '(nothing more)'}",
             status=response.status,
             retryable=passing,
         )
+
+    def _without_key(self, answer: bytes) -> str:
+        """Return what an error says; a service that repeats our key tells it to nobody through us."""
+        for _, value in self._key:
+            answer = answer.replace(value.removeprefix(b"Bearer "), b"***")
+        return wire.error_words(answer)
 
 
 @cache

@@ -45,9 +45,7 @@ class GatewayDesk:
     def keep(self, capture: Capture, reservation: Reservation | None) -> None:
         """Record a call that has ended, and settle what was reserved."""
         seconds = (capture.ended_us - capture.started_us) / 1e6
-        self._gateway.metrics.count(
-            capture.dialect, capture.provider, capture.served_model, capture.status, seconds
-        )
+        self._gateway.metrics.count(capture.dialect, capture.provider, capture.served_model, capture.status, seconds)
         self._gateway.keep(capture, reservation)
 
 

@@ -31,7 +31,7 @@ def draft(config: Any) -> Draft:
     router, library = (made.table(name, config.get(name)) for name in ("router_settings", "litellm_settings"))
     _models(made, config.get("model_list"), _seconds(router.get("timeout") or library.get("request_timeout")))
     _aliases(made, router)
-    _fallbacks(made, {**library, **router})
+    _fallbacks(made, library, router)
     _traffic(made, router, library)
     _cache(made, library)
     _rest(made, router, library)
@@ -146,12 +146,15 @@ def _aliases(made: Draft, router: Mapping[str, Any]) -> None:
             made.note(f"router_settings.model_group_alias.{alias}", f"there is no {name}")
 
 
-def _fallbacks(made: Draft, settings: Mapping[str, Any]) -> None:
+def _fallbacks(made: Draft, *sections: Mapping[str, Any]) -> None:
+    """Add what follows a name's own models; LiteLLM lets one say it in either section."""
     chains: dict[str, list[str]] = {}
-    for entry in made.array("fallbacks", settings.get("fallbacks")):
+    for entry in [each for section in sections for each in made.array("fallbacks", section.get("fallbacks"))]:
         for name, others in made.table("fallbacks", entry).items():
             chains.setdefault(name, []).extend(map(str, others if isinstance(others, list) else [others]))
-    default = [str(each) for each in made.array("default_fallbacks", settings.get("default_fallbacks"))]
+    default = [
+        str(each) for section in sections for each in made.array("default_fallbacks", section.get("default_fallbacks"))
+    ]
     everyone = chains.pop("*", [])
     first = {name: list(group.targets) for name, group in made.groups.items()}
     for name in {**dict.fromkeys(made.groups), **chains}:

@@ -15,6 +15,7 @@ from doorstep.gateway.migration.settings import Draft, Group, Place, azure, host
 
 FUNCTION = "tensorzero::function_name::"
 MODEL = "tensorzero::model_name::"
+EMBEDDING = "tensorzero::embedding_model_name::"
 TYPES = {  # as TensorZero calls them: our name, and the variable with the key where it is another than ours
     "openai": ("openai", ()), "anthropic": ("anthropic", ()), "deepseek": ("deepseek", ()), "groq": ("groq", ()),
     "google_ai_studio_gemini": ("google", ("GOOGLE_AI_STUDIO_API_KEY",)), "mistral": ("mistral", ()),
@@ -70,9 +71,10 @@ def draft(config: Any) -> Draft:
         raise BadInput("config", "it is no table")
     made = Draft()
     chains: dict[str, list[str]] = {}
-    for section in ("models", "embedding_models"):
-        for name, model in _tables(made, config, section):
-            chains[name] = _model(made, f"{section}.{name}", f"{MODEL}{name}", model)
+    for name, model in _tables(made, config, "models"):
+        chains[name] = _model(made, f"models.{name}", f"{MODEL}{name}", model)
+    for name, model in _tables(made, config, "embedding_models"):
+        _model(made, f"embedding_models.{name}", f"{EMBEDDING}{name}", model)
     for name, function in _tables(made, config, "functions"):
         _function(made, name, function, chains)
     for section in config:

@@ -8,8 +8,10 @@ imported by the first call, away from the event loop, and nothing else imports i
 import asyncio
 import inspect
 import os
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -24,8 +26,13 @@ from doorstep.gateway.providers.http import keys_found
 from doorstep.gateway.providers.translate import Translated
 from doorstep.gateway.traffic.failures import retry_after
 
+Step = Callable[[], Coroutine[Any, Any, Any]]
+
 LIBRARY = "any_llm"
 DONE = b"data: [DONE]\n\n"
+BLOCKING = frozenset(
+    {"bedrock", "sagemaker"}
+)  # Amazon's package knows no asyncio: its streams would stop the event loop
 
 # What the library calls a failure, where the service gave no status with it. All others are of the service or the way.
 _STATUS = {
@@ -78,11 +85,17 @@ class AnyLlmProvider:
         with _told(self.name, self.keys):
             service = await self._service(ask.key or (self.keys[0] if self.keys else None))
             clock = _Clock(self.name, self._settings)
-            async with clock.until(self._settings.first_byte_s, "did not begin to answer within"):
-                found = await service.acompletion(**asked)
+            place: _Here | _Apart = _Apart() if service.PROVIDER_NAME in BLOCKING else _Here()
+            try:
+                async with clock.until(self._settings.first_byte_s, "did not begin to answer within"):
+                    found = await place.run(lambda: service.acompletion(**asked))
+            except BaseException:
+                await place.end()
+                raise
         if ask.head.stream:
-            chunks = _Chunks(self.name, self.keys, found, clock, self._settings.idle_s)
+            chunks = _Chunks(self.name, self.keys, found, place, clock, self._settings.idle_s)
             return Answer(body=chunks, content_type=EVENT_STREAM)
+        await place.end()
         return Answer(body=_written(found))
 
     async def close(self) -> None:
@@ -108,7 +121,10 @@ class AnyLlmProvider:
         if AnyLLM.get_provider_class(service).MAX_RETRIES_SUPPORT != "unsupported":
             options = {"max_retries": 0} | options  # whoever asks us tries again
         secret, address = key.secret if key else None, self._settings.base_url or None
-        return AnyLLM.create(service, api_key=secret, api_base=address, unified_exceptions=True, **options)
+        made = AnyLLM.create(service, api_key=secret, api_base=address, unified_exceptions=True, **options)
+        if service in BLOCKING:
+            made.client.meta.events.register("after-call", _note_streams)
+        return made
 
 
 def _written(value: Any) -> bytes:
@@ -116,13 +132,71 @@ def _written(value: Any) -> bytes:
     return str(value.model_dump_json(exclude_none=True)).encode()
 
 
+class _Here:
+    """Where a call to a service is made whose package waits without blocking: here."""
+
+    async def run(self, step: Step) -> Any:
+        """Take a step of the call."""
+        return await step()
+
+    async def end(self, chunks: Any = None) -> None:
+        """Give up what has not come yet."""
+        if chunks is not None:
+            await chunks.aclose()
+
+
+class _Apart:
+    """Where one is made whose package blocks: in a thread with an event loop of its own, step by step."""
+
+    def __init__(self) -> None:
+        self.streams: list[Any] = []  # of Amazon's package, which the library does not close
+        self._thread = ThreadPoolExecutor(1, LIBRARY)
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(1, LIBRARY, self._enter))
+
+    async def run(self, step: Step) -> Any:
+        """Take a step of the call. Whoever waits for it can be cancelled; the step itself goes on to its end."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._take, step)
+
+    async def end(self, chunks: Any = None) -> None:
+        """Give up what has not come yet, as soon as a step that is under way has ended; nobody waits for that."""
+        self._thread.submit(self._finish, chunks)
+        self._thread.shutdown(wait=False)
+
+    def _enter(self) -> None:
+        """Say in the thread in which the library calls the package whose call it is."""
+        _asking.call = self
+
+    def _take(self, step: Step) -> Any:
+        return self._loop.run_until_complete(step())
+
+    def _finish(self, chunks: Any) -> None:
+        for stream in self.streams:
+            stream.close()
+        if chunks is not None:
+            self._loop.run_until_complete(chunks.aclose())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+_asking = threading.local()
+
+
+def _note_streams(parsed: Mapping[str, Any], **_: Any) -> None:
+    """Keep the stream of an answer, to close it; Amazon's package calls this after each call."""
+    _asking.call.streams += [value for value in parsed.values() if type(value).__name__ == "EventStream"]
+
+
 class _Chunks:
     """A stream of the library's chunks, as the bytes of one of OpenAI's."""
 
-    def __init__(self, name: str, keys: tuple[Key, ...], chunks: Any, clock: "_Clock", idle_s: float) -> None:
+    def __init__(
+        self, name: str, keys: tuple[Key, ...], chunks: Any, place: _Here | _Apart, clock: "_Clock", idle_s: float
+    ) -> None:
         self._name = name
         self._keys = keys
         self._chunks = chunks
+        self._place = place
         self._clock = clock
         self._idle_s = idle_s
         self._ended = False
@@ -133,16 +207,21 @@ class _Chunks:
             return b""
         with _told(self._name, self._keys):
             async with self._clock.until(self._idle_s, "sent nothing for"):
-                chunk = await anext(self._chunks, None)
+                chunk = await self._place.run(self._chunk)
         if chunk is None:
             self._ended = True
+            await self._place.end()
             return DONE
         return b"data: " + _written(chunk) + b"\n\n"
 
     async def close(self) -> None:
         """Give it up, which ends the call to the service."""
-        self._ended = True
-        await self._chunks.aclose()
+        if not self._ended:
+            self._ended = True
+            await self._place.end(self._chunks)
+
+    async def _chunk(self) -> Any:
+        return await anext(self._chunks, None)
 
 
 class _Clock:

@@ -24,6 +24,7 @@ from doorstep.gateway.chat import (
     Reason,
     RefusalDelta,
     Text,
+    Thinking,
     ThinkingDelta,
     Tool,
     ToolCallBegin,
@@ -47,7 +48,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
     the body, with status 200 · ``garbage``: what no parser takes · ``empty``: status 200 and no body.
     """
 
-    says: Literal["text", "thinking", "tools", "json", "refusal"] = "text"
+    says: Literal["text", "thinking", "tools", "agent", "json", "refusal"] = "text"  # agent: thinks, then calls tools
     text: str | None = None  # None: repeats the last message
     repeat: int = 1  # the text so many times
     chunk: int = 4  # characters at a time
@@ -67,6 +68,7 @@ SCRIPTS: Mapping[str, Script] = {
     "huge": Script(text="all work and no play ", repeat=100_000, chunk=16_384),
     "thinking": Script(says="thinking"),
     "tools": Script(says="tools"),
+    "agent": Script(says="agent"),
     "json": Script(says="json"),
     "refusal": Script(says="refusal", text="I cannot help with that."),
     "busy": Script(refuse=429, retry_after_s=1),
@@ -168,6 +170,7 @@ def _answer(script: Script, ask: Ask) -> tuple[str, AsyncGenerator[bytes]]:
     request = dialect.read(ask.body)
     if request.logprobs:
         raise BadInput("logprobs", "the fake provider samples nothing, so it has none")
+    _check_signatures(request)
     events = _events(script, request, ask)
     pieces = dialect.write(events, head=ask.head, answer_id=ask.call_id, model=ask.model, request=request)
     return content_type(ask.head), cast("AsyncGenerator[bytes]", pieces)
@@ -180,14 +183,25 @@ async def _each(pieces: list[bytes]) -> AsyncGenerator[bytes]:
 
 # What it says
 
+_THINKING = ("thinking", "agent")
+_CALLING = ("tools", "agent")
+
+
+def _check_signatures(request: ChatRequest) -> None:
+    """Refuse thinking under another signature than ours, as real providers do."""
+    for message in request.messages:
+        for block in message.blocks:
+            if isinstance(block, Thinking) and block.signature not in (None, SIGNATURE):
+                raise BadInput("signature", "of a thinking block is not the one that the fake provider gave with it")
+
 
 async def _events(script: Script, request: ChatRequest, ask: Ask) -> AsyncIterator[Event]:
     said = script.text if script.text is not None else _said(request.messages[-1])
-    tools = _chosen(request) if script.says == "tools" else []
+    tools = _chosen(request) if script.says in _CALLING else []
     yield Begin(id=f"fake_{ask.call_id}", model=ask.model)
     output = 0
     for index in range(request.n):
-        if script.says == "thinking":
+        if script.says in _THINKING:
             for word in ("Let me ", "think."):
                 yield ThinkingDelta(index, word)
             yield ThinkingDelta(index, signature=SIGNATURE)
@@ -202,13 +216,13 @@ async def _events(script: Script, request: ChatRequest, ask: Ask) -> AsyncIterat
                 yield ToolCallDelta(index, call, arguments[start : start + script.chunk])
         output += _words(text) + len(tools)
         yield End(index, "tool_calls" if tools else reason)
-    thought = 3 * request.n if script.says == "thinking" else None
+    thought = 3 * request.n if script.says in _THINKING else None
     asked = sum(_words(_said(message)) for message in request.messages)
     yield Usage(input_tokens=asked, output_tokens=output + (thought or 0), reasoning_tokens=thought)
 
 
 def _text(script: Script, request: ChatRequest, said: str) -> str:
-    if script.says == "tools" and _chosen(request):
+    if script.says in _CALLING and _chosen(request):
         return ""
     if script.says == "json":
         schema = request.answer_format.schema if request.answer_format else None

@@ -35,9 +35,10 @@ class Collector:
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
         self._url = url.rstrip("/")
         self._headers = {**headers, "content-type": JSON, "content-encoding": "gzip"}
+        self._refused: set[tuple[str, int]] = set()  # said already: some take spans and no metrics
 
     def send(self, path: str, body: bytes) -> None:
-        """Send once; ``Later`` when it may work another time. What the collector will never take is logged and lost."""
+        """Send once; ``Later`` when it may work another time. What the collector will never take is lost, and said."""
         request = urllib.request.Request(
             f"{self._url}{path}", gzip.compress(body, QUICK), dict(self._headers), method="POST"
         )
@@ -49,7 +50,9 @@ class Collector:
                 said = error.read(500).decode("utf-8", "replace")
             if error.code in _LATER:
                 raise Later(f"{self._url} answers {error.code}", _seconds(error.headers.get("retry-after"))) from None
-            log.error("%s refuses telemetry with %d: %s", self._url, error.code, said)
+            if (path, error.code) not in self._refused:
+                log.error("%s%s refuses telemetry with %d: %s", self._url, path, error.code, said)
+            self._refused.add((path, error.code))
         except (OSError, http.client.HTTPException) as error:
             raise Later(f"{self._url} cannot be reached: {error}") from None
 

@@ -65,7 +65,11 @@ class Exporter:
         write: Write,
         resource: Mapping[str, Any],
     ) -> None:
-        """``file`` holds the cursor."""
+        """``file`` holds the cursor; ``Ended`` when it does not."""
+        known = cursor.load(file)
+        if known is None:
+            raise Ended(f"{file} is gone")
+        self._cursor = known
         self._store = store
         self._file = file
         self._collector = collector
@@ -92,33 +96,37 @@ class Exporter:
 
     def _step(self) -> bool:
         """Send the next page; False when there is none."""
-        known = cursor.load(self._file)
-        if known is None:
-            raise Ended(f"{self._file} is gone")
+        known = self._cursor
         calls, calls_upto = arrivals.page(self._store, Call, known.calls, PAGE)
         runs, runs_upto = arrivals.page(self._store, Run, known.runs, PAGE)
         if not calls and not runs:
             return False
-        rows: list[Call | Run] = [*calls, *runs]
-        self._send([span for row in rows if FROM_SPAN not in row.gaps if (span := self._span(row))])
-        cursor.save(self._file, cursor.Cursor(known.record, calls_upto, runs_upto))
+        own = [call for call in calls if FROM_SPAN not in call.gaps]  # others were somebody's spans already
+        rows: list[Call | Run] = [*own, *(run for run in runs if FROM_SPAN not in run.gaps)]
+        found = [span for row in rows if (span := self._span(row))]
+        for call in own:
+            self._measures.add(call)
+        self._send(found)
+        self._cursor = msgspec.structs.replace(known, calls=calls_upto, runs=runs_upto)
+        try:
+            cursor.save(self._file, self._cursor)
+        except OSError as error:
+            log.error("what was sent will be sent again after the next start: %s", error)
         return True
 
     def _span(self, row: Call | Run) -> Span | None:
-        """Return the span of a row, which is counted as well; one that cannot be written must not stop the others."""
+        """Return the span of a row; one that cannot be written must not stop the others."""
         write = self._write
         try:
             if isinstance(row, Run):
                 return spans.of_run(row)
             said = content.of_call(self._store, row) if write.content else {}
-            span = spans.of_call(row, write.spelling, write.servers, said)
+            return spans.of_call(row, write.spelling, write.servers, said)
         except StoreError:
             raise
         except Exception:
             log.exception("telemetry leaves a row out")
             return None
-        self._measures.add(row)
-        return span
 
     def _send(self, found: list[Span]) -> None:
         if not found:

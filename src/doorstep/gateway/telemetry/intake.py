@@ -112,7 +112,8 @@ def _runs(store: Store, spans: Sequence[Span], captures: Sequence[Capture], cust
 
 
 def _new_nodes(store: Store, rows: Sequence[Rows]) -> list[Node]:
-    nodes = {node.node_id: node for one in reversed(rows) for node in reversed(one.nodes)}  # the first one counts
+    told = [one for one in rows if reading.NO_CONTENT not in one.call.gaps]
+    nodes = {node.node_id: node for one in reversed(told) for node in reversed(one.nodes)}  # the first one counts
     known = store.known(Node, list(nodes))
     return [node for node_id, node in nodes.items() if node_id not in known]
 

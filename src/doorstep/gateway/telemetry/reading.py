@@ -5,7 +5,7 @@ other afterwards. They are not the bytes that went over the wire, which its reco
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -225,7 +225,7 @@ def _usage(said: Attributes) -> Usage:
 
 def _count(said: Attributes, names: Sequence[str]) -> int | None:
     value = first(said, names)
-    return value if isinstance(value, int) and 0 <= value < 2**40 else None
+    return value if type(value) is int and 0 <= value < 2**40 else None
 
 
 # The bodies

@@ -13,7 +13,7 @@ from zlib import crc32
 
 import msgspec
 
-from doorstep.errors import EngineError, ProviderError
+from doorstep.errors import BadInput, EngineError, ProviderError
 from doorstep.gateway.models import Plan, Target
 from doorstep.gateway.providers.base import Key
 from doorstep.gateway.traffic import circuit
@@ -43,7 +43,7 @@ class Wait(msgspec.Struct, frozen=True):
 class GiveUp(msgspec.Struct, frozen=True):
     """Nobody answers."""
 
-    error: ProviderError | EngineError
+    error: ProviderError | EngineError | BadInput
 
 
 class Traffic:
@@ -100,6 +100,7 @@ class Attempts:
         self._over = False
         self._last: ProviderError | EngineError | None = None
         self._skipped: ProviderError | None = None  # why the last target was not even tried
+        self._unfit: BadInput | None = None  # why a target does not take such a request
 
     def next(self) -> Try | Wait | GiveUp:
         """Return what to do now."""
@@ -109,8 +110,8 @@ class Attempts:
             if step is not None:
                 return step
             self._move()
-        error = self._last or self._skipped
-        assert error is not None  # a plan has a target: it was tried or it was skipped
+        error = self._last or self._skipped or self._unfit
+        assert error is not None  # a plan has a target: it was tried or it was skipped, or it does not fit
         return GiveUp(error)
 
     def succeeded(self, tried: Try) -> None:
@@ -151,6 +152,11 @@ class Attempts:
                     self._repeat(now + self._pause(asked))
                 else:
                     self._move()
+
+    def unfit(self, error: BadInput) -> None:
+        """Note that the target that is tried does not take such a request, which another may."""
+        self._unfit = error
+        self._move()
 
     def _step(self, target: Target, now: float) -> Try | Wait | None:
         """Return what to do with this target, or None when it is no use now."""
