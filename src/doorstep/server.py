@@ -250,9 +250,11 @@ def _model(info: ModelInfo) -> dict[str, Any]:
 def _addresses(url: str, local: Local | None) -> dict[str, str]:
     found = {
         "openai": f"{url}/v1",
+        "anthropic": url,
         "openai, calls of one run": f"{url}/runs/RUN_ID/v1",
         "health": f"{url}/healthz",
         "metrics": f"{url}/metrics",
+        "description": f"{url}/openapi.json",
     }
     return found | ({"tinker": f"{url} (api under /api/v1)"} if local else {})
 
