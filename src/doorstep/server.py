@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import uvicorn
@@ -48,7 +48,6 @@ from doorstep.gateway.telemetry.export import Export
 from doorstep.gateway.telemetry.intake import routes as trace_routes
 from doorstep.gateway.usage import Meter
 from doorstep.http_client import Client
-from doorstep.renderers.chat import ChatRenderer
 from doorstep.routing.routes import RouteTable
 from doorstep.store import Store
 from doorstep.training.app import routes as training_routes
@@ -56,6 +55,9 @@ from doorstep.training.service import Service, one_tenant
 from doorstep.value.prices import PriceBook
 
 log = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from doorstep.renderers.chat import ChatRenderer
 
 ENGINE_LOG = "engine.log"
 BACKLOG = 4096  # connections that wait to be taken
@@ -176,12 +178,19 @@ class Local:
         self.info = info
         self.service = service
         self.names = (info.name, settings.serve.model or info.name)  # commands use the name in the settings
-        renderer = ChatRenderer(Path(info.folder))
+        renderer = _renderer(Path(info.folder))
         self.provider: Provider = EngineProvider(engine, info, renderer, service.adapter_for, self.cpu_seconds)
 
     async def cpu_seconds(self) -> float:
         """Return the CPU time that this process and the engine have used."""
         return time.process_time() + await self.engine.cpu_seconds()
+
+
+def _renderer(folder: Path) -> "ChatRenderer":
+    """Return the renderer of a local model; a gateway alone is spared its template engine, which takes 6 MB."""
+    from doorstep.renderers.chat import ChatRenderer
+
+    return ChatRenderer(folder)
 
 
 async def _local(settings: Settings, keys: Keys, start_engine: StartEngine, stack: AsyncExitStack) -> Local:

@@ -36,7 +36,7 @@ def test_the_core_brings_few_packages_and_no_torch():
     ("module", "absent"),
     [
         ("doorstep", ("sqlalchemy", "starlette", "torch")),
-        ("doorstep.server", ("torch", "httpx", "transformers", "genai_prices", "openai")),
+        ("doorstep.server", ("torch", "httpx", "transformers", "genai_prices", "openai", "jinja2")),
         ("doorstep.gateway.compactor", ("torch", "starlette", "uvicorn", "genai_prices")),
     ],
 )

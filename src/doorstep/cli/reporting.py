@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import jinja2
 import msgspec
 import typer
 
@@ -58,6 +57,8 @@ def write_report(result: Report, page: Path) -> None:
 
 def render(result: Report) -> str:
     """Return the report as one HTML file that fetches nothing."""
+    import jinja2  # 6 MB, which only a report needs
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -23,6 +23,7 @@ from doorstep.types import Record
 
 R = TypeVar("R", bound=Record)
 QUICK = 1  # zlib level: bodies are small, and the record must keep up with the traffic
+LITTLE = 4  # zlib's memory level: to set up its usual memory takes longer than to compress a small body
 
 
 class Store:
@@ -171,9 +172,14 @@ def _insert(connection: sa.Connection, kind: type[R], records: Sequence[R]) -> N
 
 def _insert_bodies(connection: sa.Connection, bodies: Mapping[str, bytes]) -> None:
     known = database.known(connection, schema.blob.c.digest, bodies.keys())  # a look-up is cheaper than compression
-    fresh = [(digest, zlib.compress(body, QUICK)) for digest, body in bodies.items() if digest not in known]
+    fresh = [(digest, _compressed(body)) for digest, body in bodies.items() if digest not in known]
     if fresh:
         database.insert_new(connection, schema.blob, fresh)
+
+
+def _compressed(body: bytes) -> bytes:
+    compressor = zlib.compressobj(QUICK, zlib.DEFLATED, zlib.MAX_WBITS, LITTLE)
+    return compressor.compress(body) + compressor.flush()
 
 
 def _as_records(kind: type[R], rows: Iterable[sa.RowMapping]) -> list[R]:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from doorstep.engine.api import Engine, Finished, ModelInfo, SampleParams, Token
 from doorstep.errors import BadInput, EngineError
@@ -31,8 +31,10 @@ from doorstep.gateway.chat import (
 from doorstep.gateway.dialects import anthropic_count
 from doorstep.gateway.dialects.base import ChatDialect
 from doorstep.gateway.providers.base import Answer, Ask, Key, content_type, from_generator
-from doorstep.renderers.chat import ChatRenderer
 from doorstep.value.prices import LOCAL
+
+if TYPE_CHECKING:
+    from doorstep.renderers.chat import ChatRenderer
 
 AdapterFor = Callable[[str], Awaitable[str]]
 CpuClock = Callable[[], Awaitable[float]]
@@ -59,7 +61,7 @@ class EngineProvider:
         self,
         engine: Engine,
         info: ModelInfo,
-        renderer: ChatRenderer,
+        renderer: "ChatRenderer",
         adapter_for: AdapterFor,
         cpu: CpuClock | None = None,
     ) -> None:
@@ -171,7 +173,7 @@ class _CpuMeter:
 class _Writer:
     """Makes one answer's text out of its tokens, up to a stop string."""
 
-    def __init__(self, renderer: ChatRenderer, sampled: Sampled, request: ChatRequest) -> None:
+    def __init__(self, renderer: "ChatRenderer", sampled: Sampled, request: ChatRequest) -> None:
         self.stopped: str | None = None  # the stop string that ended the text
         self._renderer = renderer
         self._decoder = renderer.decoder()
