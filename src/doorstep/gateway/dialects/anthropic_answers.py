@@ -24,7 +24,7 @@ from doorstep.gateway.chat import (
     Usage,
 )
 from doorstep.gateway.dialects import wire
-from doorstep.gateway.dialects.anthropic_requests import with_item, without_item
+from doorstep.gateway.dialects.anthropic_wire import with_item, without_item
 from doorstep.gateway.dialects.base import Head, Reading
 
 STATUS = {

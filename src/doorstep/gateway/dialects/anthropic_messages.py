@@ -11,7 +11,8 @@ import msgspec
 
 from doorstep.gateway.dialects import wire
 from doorstep.gateway.dialects.anthropic_answers import STATUS, read_answer, understand, write
-from doorstep.gateway.dialects.anthropic_requests import read, write_request
+from doorstep.gateway.dialects.anthropic_requests import read
+from doorstep.gateway.dialects.anthropic_sending import write_request
 from doorstep.gateway.dialects.base import Head
 from doorstep.gateway.dialects.wire import with_model
 

@@ -14,7 +14,8 @@ from doorstep.gateway.dialects import wire
 from doorstep.gateway.dialects.base import Head
 from doorstep.gateway.dialects.openai_chat import error
 from doorstep.gateway.dialects.openai_responses_answers import read_answer, understand
-from doorstep.gateway.dialects.openai_responses_requests import read, write_request
+from doorstep.gateway.dialects.openai_responses_requests import read
+from doorstep.gateway.dialects.openai_responses_sending import write_request
 from doorstep.gateway.dialects.openai_responses_writing import frame, write
 from doorstep.gateway.dialects.wire import with_model
 

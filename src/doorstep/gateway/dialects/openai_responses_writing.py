@@ -24,7 +24,7 @@ from doorstep.gateway.chat import (
 )
 from doorstep.gateway.dialects import openai_responses_seals as seals
 from doorstep.gateway.dialects.base import Head
-from doorstep.gateway.dialects.openai_responses_requests import (
+from doorstep.gateway.dialects.openai_responses_sending import (
     split_instructions,
     write_choice,
     write_effort,
