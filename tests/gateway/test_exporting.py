@@ -56,6 +56,13 @@ def test_a_call_has_what_was_asked_and_answered(store):
     assert (call["call_id"], call["at"], call["model"]) == ("call_0000", "1970-01-01T00:00:00.001000+00:00", "tiny")
 
 
+def test_a_run_that_lost_a_call_says_so(store):
+    store.add(run(gaps=["no_token_ids"]))
+    keep(store, run_id="run_1", request=b"", response=b"", gaps=["dropped_call"])
+    (given,) = Outlet(store).runs()
+    assert {"dropped_call", "no_token_ids"} <= set(given["gaps"])
+
+
 def test_nothing_personal_leaves_from_any_field(store):
     answer = {"choices": [{"index": 0, "message": {"content": f"To {MAIL}"}, "finish_reason": "stop"}]}
     keep(store, request=asked(f"from {MAIL}"), response=json.dumps(answer).encode(), customer=MAIL)

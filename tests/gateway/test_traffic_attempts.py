@@ -420,3 +420,10 @@ def test_every_call_comes_to_an_end_within_its_budgets(statuses, retries):
             return
         attempts.failed(step, ProviderError("no", status=status))
     assert isinstance(step.error, ProviderError)
+
+
+def test_a_key_that_was_refused_is_shown_with_the_words_and_not_the_body(call, traffic):
+    call(KEYED).play((401, '{"error": {"message": "no such key", "code": "invalid_api_key"}}', {}))
+    [rest] = traffic.resting()["keyed"]
+    assert "no such key" in rest.why
+    assert "{" not in rest.why

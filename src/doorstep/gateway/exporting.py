@@ -16,7 +16,7 @@ from doorstep.gateway.dialects.base import Reading
 from doorstep.gateway.dialects.table import DIALECTS
 from doorstep.store import Store, pages, queries
 from doorstep.store.redaction import redact_value
-from doorstep.store.views import current
+from doorstep.store.views import current, gaps_of
 from doorstep.types import Call, Feedback, Grade, Node, Run, ToolCall
 
 MEDIA = "media"  # what is left out is counted as
@@ -96,7 +96,7 @@ class Outlet:
             "confidence": run.confidence,
             "needs_person": run.needs_person,
             "output": self._clean(run.output),
-            "gaps": run.gaps,
+            "gaps": gaps_of(self._store, run.run_id),
         }
 
     def _message(self, node: Node) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from zlib import crc32
 import msgspec
 
 from doorstep.errors import BadInput, EngineError, ProviderError
+from doorstep.gateway.dialects import wire
 from doorstep.gateway.models import Plan, Target
 from doorstep.gateway.providers.base import Key
 from doorstep.gateway.traffic import circuit
@@ -127,11 +128,12 @@ class Attempts:
             self._move()
             return
         traffic, now = self._traffic, self._traffic.clock()
-        target, said = tried.target, str(error)
+        target, body = tried.target, str(error)  # its code may be anywhere in the body; people are told its words
+        said = wire.error_words(body.encode())
         model, ring = target.model, traffic.ring(target)
         told = error.retry_after_s
         asked = retry_after(headers or {}, traffic.wall()) if told is None else told
-        match classify(error.status, said):
+        match classify(error.status, body):
             case Failure.FINAL:
                 self._over = True
             case Failure.TOO_LONG:
