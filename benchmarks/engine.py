@@ -113,7 +113,7 @@ def generate(model: Qwen3ForCausalLM, prompts: list[list[int]]) -> float:
 
 
 async def forward_backward(engine: LocalEngine, texts: list[list[int]]) -> float:
-    rows = [TrainRow(tokens=text[:-1], targets=text[1:], weights=counted(text)) for text in texts]
+    rows = [TrainRow(tokens=text[:-1], targets=text[1:], inputs={"weights": counted(text)}) for text in texts]
     start = time.perf_counter()
     await engine.forward_backward("a", rows, Loss(name="cross_entropy"))
     return time.perf_counter() - start

@@ -25,9 +25,11 @@ def row(length: int, seed: int, prompt: int = 3) -> TrainRow:
     return TrainRow(
         tokens=text[:-1],
         targets=text[1:],
-        weights=[weight * random.uniform(-0.5, 1) for weight in counted],
-        logprobs=[-random.uniform(1, 6) for _ in counted],
-        advantages=[weight * random.uniform(-1, 1) for weight in counted],
+        inputs={
+            "weights": [weight * random.uniform(-0.5, 1) for weight in counted],
+            "logprobs": [-random.uniform(1, 6) for _ in counted],
+            "advantages": [weight * random.uniform(-1, 1) for weight in counted],
+        },
     )
 
 

@@ -40,7 +40,11 @@ async def test_a_row_that_cannot_be_trained_on_is_named(engine, change, message)
         ([GOOD], Loss(name="dro"), "loss 'dro' is not served here"),
         ([GOOD], Loss(name="ppo", config={"beta": 1.0}), "ppo has no setting beta"),
         ([], CROSS_ENTROPY, "no rows"),
-        ([replace(GOOD, logprobs=None)], Loss(name="ppo"), "row 0: logprobs is missing"),
+        (
+            [replace(GOOD, inputs={k: v for k, v in GOOD.inputs.items() if k != "logprobs"})],
+            Loss(name="ppo"),
+            "row 0: logprobs is missing",
+        ),
     ],
 )
 async def test_a_call_that_cannot_be_trained_on_says_why(engine, rows, loss, message):
@@ -51,14 +55,14 @@ async def test_a_call_that_cannot_be_trained_on_says_why(engine, rows, loss, mes
 
 async def test_gradients_that_are_not_finite_leave_the_weights_alone(engine):
     await trained(engine, "a")
-    before = await engine.score("a", [1, 2, 3])
+    before = (await engine.score("a", [1, 2, 3])).logprobs
     far = replace(GOOD, logprobs=[-1000.0] * 4, advantages=[1.0] * 4)
     await engine.forward_backward("a", [far], Loss(name="importance_sampling"))
     with pytest.raises(EngineError, match="not finite"):
         await engine.optim_step("a", RATE)
-    assert await engine.score("a", [1, 2, 3]) == before
+    assert (await engine.score("a", [1, 2, 3])).logprobs == before
     await train(engine, "a")
-    assert await engine.score("a", [1, 2, 3]) != before
+    assert (await engine.score("a", [1, 2, 3])).logprobs != before
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ async def test_a_closed_engine_is_unavailable(folder):
     engine = await LocalEngine.start(folder, "random")
     await engine.close()
     with pytest.raises(EngineUnavailable, match="closed"):
-        await engine.score(None, [1, 2])
+        (await engine.score(None, [1, 2])).logprobs
 
 
 async def test_what_is_no_model_is_refused(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from engine_use import CROSS_ENTROPY, row, samples, trained
 
-from doorstep.engine.packing import MAX_PACKED, Packed, batches, pack
+from doorstep.engine.native.packing import MAX_PACKED, Packed, batches, pack
 
 
 def test_samples_of_a_prompt_share_it_and_strangers_do_not():

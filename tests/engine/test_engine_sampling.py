@@ -89,9 +89,9 @@ async def test_log_probabilities_are_those_of_the_trainer(engine):
     for found in await sample(engine, "a", prompt, SampleParams(max_tokens=50, seed=2, stop=[]), n=3):
         ids = [token for token, _ in found]
         text = prompt + ids
-        row = TrainRow(tokens=text[:-1], targets=text[1:], weights=[1.0] * (len(text) - 1))
+        row = TrainRow(tokens=text[:-1], targets=text[1:], inputs={"weights": [1.0] * (len(text) - 1)})
         trainer = await engine.forward_backward("a", [row], CROSS_ENTROPY, forward_only=True)
-        scored = await engine.score("a", text)
+        scored = (await engine.score("a", text)).logprobs
         assert scored[0] is None
         sampled = torch.tensor([logprob for _, logprob in found])
         torch.testing.assert_close(sampled, torch.tensor(trainer.logprobs[0][-50:]), rtol=0, atol=1e-4)

@@ -77,7 +77,7 @@ class TellingEngine:
         return [*self.tokenizer.encode(self.text).ids, END]
 
     async def sample(
-        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1
+        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1, images: Any = ()
     ) -> AsyncIterator[Token | Finished]:
         self.seen.append((adapter, prompt, params))
         try:

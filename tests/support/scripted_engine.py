@@ -7,7 +7,7 @@ that number, and sampling gives the numbers after the prompt's last token.
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,10 +16,13 @@ from doorstep.engine.api import (
     AdamParams,
     Checkpoint,
     Finished,
+    Image,
     LoraSpec,
     Loss,
     ModelInfo,
     SampleParams,
+    ScoreParams,
+    Scores,
     Token,
     TrainResult,
     TrainRow,
@@ -62,6 +65,11 @@ class ScriptedEngine:
             raise EngineError("rank is at most 512")
         self.adapters[adapter] = _Adapter(spec)
 
+    async def copy_adapter(self, source: str, target: str) -> None:
+        self.calls.append(("copy", source))
+        held = self._get(source)
+        self.adapters[target] = _Adapter(held.spec, held.weight)
+
     async def drop_adapter(self, adapter: str) -> None:
         self.calls.append(("drop", adapter))
         self._get(adapter)
@@ -75,10 +83,10 @@ class ScriptedEngine:
         held = self._get(adapter)
         if any(token >= self._info.vocabulary for row in rows for token in row.tokens):
             raise EngineError("row 0: a token id is not in the vocabulary")
-        weights = [w for row in rows for w in (row.weights or row.advantages or [])]
+        weights = [w for row in rows for w in (row.inputs.get("weights") or row.inputs.get("advantages") or [])]
         if not forward_only:
             held.gradient += sum(weights)
-        logprobs = [[-held.weight] * len(row.tokens) for row in rows]
+        logprobs = [[-held.weight] * len(row.targets) for row in rows]
         return TrainResult(logprobs=logprobs, metrics={"loss:sum": held.weight * sum(weights)})
 
     async def optim_step(self, adapter: str, params: AdamParams) -> dict[str, float]:
@@ -103,7 +111,7 @@ class ScriptedEngine:
         return held.spec
 
     async def sample(
-        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1
+        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1, images: Sequence[Image] = ()
     ) -> AsyncIterator[Token | Finished]:
         self.calls.append(("sample", adapter))
         logprob = -(self._get(adapter).weight if adapter else 1.0)
@@ -119,9 +127,18 @@ class ScriptedEngine:
         finally:
             self.sampling_closed += 1
 
-    async def score(self, adapter: str | None, tokens: list[int]) -> list[float | None]:
+    async def score(
+        self,
+        adapter: str | None,
+        tokens: list[int],
+        params: ScoreParams = ScoreParams(),  # noqa: B008
+        images: Sequence[Image] = (),
+    ) -> Scores:
         logprob = -(self._get(adapter).weight if adapter else 1.0)
-        return [None, *[logprob] * (len(tokens) - 1)]
+        return Scores(logprobs=[None, *[logprob] * (len(tokens) - 1)])
+
+    async def measure(self, images: Sequence[bytes]) -> list[int]:
+        raise EngineError("this model takes no images")
 
     async def close(self) -> None:
         pass

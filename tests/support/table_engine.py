@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,14 +17,18 @@ from doorstep.engine.api import (
     AdamParams,
     Checkpoint,
     Finished,
+    Image,
     LoraSpec,
     Loss,
     ModelInfo,
     SampleParams,
+    ScoreParams,
+    Scores,
     Token,
     TrainResult,
     TrainRow,
 )
+from doorstep.errors import EngineError
 
 END, ASK, BASE_ANSWER = 0, 1, 2
 VOCABULARY = 12
@@ -94,7 +98,7 @@ class TableEngine:
         return self.adapters[adapter].spec
 
     async def sample(
-        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1
+        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1, images: Sequence[Image] = ()
     ) -> AsyncIterator[Token | Finished]:
         for index in range(n):
             chance, tokens = random.Random(f"{params.seed}/{index}"), list(prompt)
@@ -109,8 +113,21 @@ class TableEngine:
                     break
             yield Finished(index, "stop" if tokens[-1] == END else "length")
 
-    async def score(self, adapter: str | None, tokens: list[int]) -> list[float | None]:
-        return [None, *(self._logprobs(adapter, tokens[:at])[tokens[at]] for at in range(1, len(tokens)))]
+    async def score(
+        self,
+        adapter: str | None,
+        tokens: list[int],
+        params: ScoreParams = ScoreParams(),  # noqa: B008
+        images: Sequence[Image] = (),
+    ) -> Scores:
+        values = [None, *(self._logprobs(adapter, tokens[:at])[tokens[at]] for at in range(1, len(tokens)))]
+        return Scores(logprobs=values)
+
+    async def measure(self, images: Sequence[bytes]) -> list[int]:
+        raise EngineError("this model takes no images")
+
+    async def copy_adapter(self, source: str, target: str) -> None:
+        self.adapters[target] = msgspec.convert(msgspec.to_builtins(self.adapters[source]), _Adapter)
 
     async def close(self) -> None:
         pass
@@ -130,10 +147,8 @@ def _key(tokens: list[int]) -> str:
 
 
 def _weight(row: TrainRow, place: int, logprob: float, loss: Loss) -> float:
-    if row.weights is not None:
-        return row.weights[place]
-    assert row.advantages is not None
-    assert row.logprobs is not None
-    ratio, advantage = math.exp(logprob - row.logprobs[place]), row.advantages[place]
+    if "weights" in row.inputs:
+        return row.inputs["weights"][place]
+    ratio, advantage = math.exp(logprob - row.inputs["logprobs"][place]), row.inputs["advantages"][place]
     clipped = min(max(ratio, loss.config["clip_low_threshold"]), loss.config["clip_high_threshold"])
     return advantage * ratio if advantage * ratio <= advantage * clipped else 0.0

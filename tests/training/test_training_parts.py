@@ -83,7 +83,7 @@ def test_batches_mean_what_the_sdk_wrote(values):
         ForwardBackwardRequest(forward_backward_input=inner, model_id="m", seq_id=1)
     )
     read, loss = codec.training_batch(codec.parse_forward_backward(message.SerializeToString()))
-    assert [row.weights for row in read] == values
+    assert [row.inputs["weights"] for row in read] == values
     assert [row.targets for row in read] == [row.tokens for row in read]
     assert (loss.name, loss.config) == ("cross_entropy", {})
 
@@ -111,7 +111,7 @@ def test_missing_weights_of_cross_entropy_are_ones():
     datum.model_input.add().encoded_text.tokens = np.array([1, 2], np.int32).tobytes()
     tensor = datum.loss_fn_inputs["target_tokens"]
     tensor.dense, tensor.dtype = np.array([2, 3], np.int64).tobytes(), codec.schema().DTYPE_INT64
-    assert codec.training_batch(message)[0][0].weights == [1.0, 1.0]
+    assert codec.training_batch(message)[0][0].inputs["weights"] == [1.0, 1.0]
 
 
 @given(st.text(max_size=12))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from doorstep.engine.api import LoraSpec
-from doorstep.engine.decoder import Shape, Weights
+from doorstep.engine.native.decoder import Shape, Weights
 
 HEAD = -1
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from doorstep.engine.adapter import Adapter
 from doorstep.engine.api import Checkpoint, LoraSpec
-from doorstep.engine.base import Base
+from doorstep.engine.native.base import Base
 from doorstep.errors import EngineError
 
 CONFIG, TENSORS, OPTIMIZER = "adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors"

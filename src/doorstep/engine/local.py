@@ -10,30 +10,35 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from doorstep.engine import checkpoint, trainer
+from doorstep.engine import checkpoint
 from doorstep.engine.adapter import Adapter
 from doorstep.engine.api import (
     AdamParams,
     Checkpoint,
     Finished,
+    Image,
     LoraSpec,
     Loss,
     ModelInfo,
     SampleParams,
+    ScoreParams,
+    Scores,
     Token,
     TrainResult,
     TrainRow,
 )
-from doorstep.engine.base import Base, load_base
-from doorstep.engine.decoder import Weights
-from doorstep.engine.sampler import Batch, Request, check_request, check_tokens
+from doorstep.engine.native import trainer
+from doorstep.engine.native.base import Base, load_base
+from doorstep.engine.native.decoder import Weights
+from doorstep.engine.native.sampler import Batch
+from doorstep.engine.requests import Request, check_request, check_tokens
 from doorstep.errors import EngineError, EngineUnavailable
 
 SLICE_S = 0.05  # of one lane before everything that samples gets a token
@@ -71,6 +76,14 @@ class LocalEngine:
             raise EngineError("the adapter would train nothing; set train_attn, train_mlp or train_unembed")
         await self._do(adapter, self._worker.create(adapter, spec))
 
+    async def copy_adapter(self, source: str, target: str) -> None:
+        """Make a copy of what an adapter is now."""
+        await self._do(source, self._worker.copy(source, target))
+
+    async def measure(self, images: Sequence[bytes]) -> list[int]:
+        """Return how many tokens each image takes."""
+        raise EngineError(f"{self._base.info.name} takes no images")
+
     async def drop_adapter(self, adapter: str) -> None:
         """Forget an adapter; what it is sampling goes on to its end."""
         await self._do(adapter, self._worker.drop(adapter))
@@ -94,7 +107,13 @@ class LocalEngine:
         """Make or replace an adapter from a saved folder."""
         return await self._do(adapter, self._worker.load(adapter, Path(folder), optimizer))
 
-    async def score(self, adapter: str | None, tokens: list[int]) -> list[float | None]:
+    async def score(
+        self,
+        adapter: str | None,
+        tokens: list[int],
+        params: ScoreParams = ScoreParams(),  # noqa: B008
+        images: Sequence[Image] = (),
+    ) -> Scores:
         """Return each token's log-probability given those before it."""
         if not 1 <= len(tokens) <= self._base.info.max_context:
             raise EngineError(f"{len(tokens)} tokens to score; the model takes 1 to {self._base.info.max_context}")
@@ -102,10 +121,10 @@ class LocalEngine:
         return await self._do(adapter, self._worker.score(adapter, tokens))
 
     async def sample(
-        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1
+        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1, images: Sequence[Image] = ()
     ) -> AsyncIterator[Token | Finished]:
         """Stream ``n`` samples of a prompt; closing the iterator cancels."""
-        steps = self.sample_steps(adapter, prompt, params, n)
+        steps = self.sample_steps(adapter, prompt, params, n, images)
         try:
             async for events in steps:
                 for event in events:
@@ -114,13 +133,13 @@ class LocalEngine:
             await steps.aclose()
 
     async def sample_steps(
-        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1
+        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1, images: Sequence[Image] = ()
     ) -> AsyncGenerator[list[Token | Finished], None]:
         """Stream ``n`` samples of a prompt, everything of one step together."""
         check_request(prompt, params, n, self._base.info)
         arrived: asyncio.Queue[list[Token | Finished] | EngineError] = asyncio.Queue()
         emit = partial(_call_soon, asyncio.get_running_loop(), arrived.put_nowait)
-        request = Request(prompt, params, n, self._base, emit)
+        request = Request(prompt, params, n, images, self._base, emit)
 
         def admitted(_: None, error: EngineError | None) -> None:
             if error is not None:
@@ -220,6 +239,13 @@ class _Worker(threading.Thread):
         self._held[name] = _Held(adapter)
         yield from ()
 
+    def copy(self, source: str, target: str) -> Work[None]:
+        held = self._find(source)
+        copied = Adapter(held.adapter.spec, self._base.shape)
+        copied.flat.copy_(held.adapter.flat)
+        self._held[target] = _Held(copied)
+        yield from ()
+
     def drop(self, name: str) -> Work[None]:
         self._find(name)
         del self._held[name]
@@ -247,7 +273,7 @@ class _Worker(threading.Thread):
         yield from ()
         return held.adapter.spec
 
-    def score(self, name: str | None, tokens: list[int]) -> Work[list[float | None]]:
+    def score(self, name: str | None, tokens: list[int]) -> Work[Scores]:
         yield from ()
         weights = self._base.weights if name is None else self._find(name).weights(self._base)
         return trainer.score(self._base, weights, tokens)

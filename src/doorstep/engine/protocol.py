@@ -11,9 +11,11 @@ import msgspec
 from doorstep.engine.api import (
     AdamParams,
     Finished,
+    Image,
     LoraSpec,
     Loss,
     SampleParams,
+    ScoreParams,
     Token,
     TrainRow,
 )
@@ -49,31 +51,37 @@ class Failure(msgspec.Struct, tag="failure", array_like=True):
 
 
 class Step(msgspec.Struct, tag="step", array_like=True):
-    """Some of a sampling stream: tokens as (index, id, logprob), then what finished as (index, reason)."""
+    """Some of a sampling stream: the fields of its ``Token``s, then those of its ``Finished``."""
 
     id: int
-    tokens: list[tuple[int, int, float]]
-    finished: list[tuple[int, str]]
+    tokens: list[tuple[int, int, float, list[tuple[int, float]]]]
+    finished: list[tuple[int, str, int]]
 
 
 ARGUMENTS: dict[str, Any] = {
     "info": tuple[()],
     "create_adapter": tuple[str, LoraSpec],
+    "copy_adapter": tuple[str, str],
     "drop_adapter": tuple[str],
     "forward_backward": tuple[str, list[TrainRow], Loss, bool],
     "optim_step": tuple[str, AdamParams],
     "save": tuple[str, str, bool],
     "load": tuple[str, str, bool],
-    "score": tuple[str | None, list[int]],
-    "sample_steps": tuple[str | None, list[int], SampleParams, int],
+    "score": tuple[str | None, list[int], ScoreParams, list[Image]],
+    "measure": tuple[list[bytes]],
+    "sample_steps": tuple[str | None, list[int], SampleParams, int, list[Image]],
     "cpu_seconds": tuple[()],
 }
 
 
 def step(call: int, events: list[Token | Finished]) -> Step:
     """Pack the events of one step."""
-    tokens = [(event.index, event.id, event.logprob) for event in events if isinstance(event, Token)]
-    return Step(call, tokens, [(event.index, event.reason) for event in events if isinstance(event, Finished)])
+    tokens = [(event.index, event.id, event.logprob, event.top) for event in events if isinstance(event, Token)]
+    return Step(call, tokens, [_end(event) for event in events if isinstance(event, Finished)])
+
+
+def _end(event: Finished) -> tuple[int, str, int]:
+    return event.index, event.reason, event.cached
 
 
 def events(packed: Step) -> list[Token | Finished]:

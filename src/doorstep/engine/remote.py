@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -18,10 +18,13 @@ from doorstep.engine.api import (
     AdamParams,
     Checkpoint,
     Finished,
+    Image,
     LoraSpec,
     Loss,
     ModelInfo,
     SampleParams,
+    ScoreParams,
+    Scores,
     Token,
     TrainResult,
     TrainRow,
@@ -95,19 +98,33 @@ class RemoteEngine:
         """Make or replace an adapter from a saved folder."""
         return await self._call(LoraSpec, "load", adapter, folder, optimizer)
 
-    async def score(self, adapter: str | None, tokens: list[int]) -> list[float | None]:
-        """Return each token's log-probability given those before it."""
-        return await self._call(list[float | None], "score", adapter, tokens)
+    async def copy_adapter(self, source: str, target: str) -> None:
+        """Make a copy of what an adapter is now."""
+        await self._call(type(None), "copy_adapter", source, target)
+
+    async def score(
+        self,
+        adapter: str | None,
+        tokens: list[int],
+        params: ScoreParams = ScoreParams(),  # noqa: B008
+        images: Sequence[Image] = (),
+    ) -> Scores:
+        """Return each token's log-probability given those before it, and what else was asked for."""
+        return await self._call(Scores, "score", adapter, tokens, params, images)
+
+    async def measure(self, images: Sequence[bytes]) -> list[int]:
+        """Return how many tokens each image takes."""
+        return await self._call(list[int], "measure", images)
 
     async def cpu_seconds(self) -> float:
         """Return the CPU time that the process has used, user and system."""
         return await self._call(float, "cpu_seconds")
 
     async def sample(
-        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1
+        self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1, images: Sequence[Image] = ()
     ) -> AsyncIterator[Token | Finished]:
         """Stream ``n`` samples of a prompt; closing the iterator cancels."""
-        call, frames = self._send("sample_steps", adapter, prompt, params, n)
+        call, frames = self._send("sample_steps", adapter, prompt, params, n, images)
         ended = False
         try:
             while isinstance(frame := self._checked(await frames.get()), Step):

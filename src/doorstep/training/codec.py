@@ -129,7 +129,7 @@ def _row(where: str, datum: Any, takes: _Takes, loss: str) -> TrainRow:
     numbers = {name: [float(value) for value in values] for name, values in inputs.items()}
     if loss == "cross_entropy":
         numbers.setdefault("weights", [1.0] * len(tokens))
-    return TrainRow(tokens=tokens, targets=targets.tolist(), **numbers)
+    return TrainRow(tokens=tokens, targets=targets.tolist(), inputs=numbers)
 
 
 def _tokens(where: str, chunks: Any) -> list[int]:

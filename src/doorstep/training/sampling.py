@@ -76,7 +76,7 @@ async def run(engine: Engine, adapter: str | None, plan: Plan, detokenize: Detok
     sequences = await _collect(stream, plan, detokenize)
     if plan.scored is None:
         return Result(sequences, None)
-    scores = await engine.score(adapter, plan.prompt)
+    scores = (await engine.score(adapter, plan.prompt)).logprobs
     first = len(scores) - plan.scored
     return Result(sequences, [score if index >= first else None for index, score in enumerate(scores)])
 

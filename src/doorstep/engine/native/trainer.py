@@ -7,18 +7,18 @@ that do not count cost no backward pass, and logits of a large vocabulary are ne
 
 import math
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from doorstep.engine import decoder
 from doorstep.engine.adapter import Adapter
-from doorstep.engine.api import AdamParams, Loss, ModelInfo, TrainResult, TrainRow
-from doorstep.engine.base import Base
-from doorstep.engine.decoder import Layout, Weights
+from doorstep.engine.api import AdamParams, Loss, ModelInfo, Scores, TrainResult, TrainRow
 from doorstep.engine.losses import KINDS, Inputs, Kind
-from doorstep.engine.packing import Packed, batches, pack
+from doorstep.engine.native import decoder
+from doorstep.engine.native.base import Base
+from doorstep.engine.native.decoder import Layout, Weights
+from doorstep.engine.native.packing import Packed, batches, pack
 from doorstep.errors import EngineError
 
 MICRO_BATCH = 2048  # tokens with padding; larger ones are no faster, and hold up sampling longer
@@ -93,13 +93,13 @@ def optim_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
     return {"step": float(adapter.optimizer.state[adapter.flat]["step"]), "grad_norm": norm}
 
 
-def score(base: Base, weights: Weights, tokens: list[int]) -> list[float | None]:
+def score(base: Base, weights: Weights, tokens: list[int]) -> Scores:
     """Return the log-probability of each token given those before it; the first has none."""
     with torch.inference_mode():
         hidden = decoder.run(base.shape, weights, base.rope, torch.tensor([tokens]))[0, :-1]
         parts = zip(_split(hidden, base), _split(torch.tensor(tokens[1:]), base), strict=True)
         found = [_log_softmax(part, weights).gather(1, targets[:, None]).flatten() for part, targets in parts]
-        return [None, *torch.cat(found).tolist()] if found else [None]
+        return Scores(logprobs=[None, *torch.cat(found).tolist()] if found else [None])
 
 
 def _problem(row: TrainRow, kind: Kind, info: ModelInfo) -> str | None:
@@ -107,7 +107,7 @@ def _problem(row: TrainRow, kind: Kind, info: ModelInfo) -> str | None:
     if not 1 <= length <= info.max_context:
         return f"tokens has {length} entries; {info.name} takes 1 to {info.max_context}"
     for field in ("targets", *kind.fields):
-        values = getattr(row, field)
+        values = _given(row, field)
         if values is None:
             return f"{field} is missing; this loss needs {', '.join(kind.fields)}"
         if len(values) != length:
@@ -116,9 +116,13 @@ def _problem(row: TrainRow, kind: Kind, info: ModelInfo) -> str | None:
         if wrong := [token for token in getattr(row, field) if not 0 <= token < info.vocabulary]:
             return f"{field} has the id {wrong[0]}, outside the vocabulary of {info.vocabulary}"
     for field in kind.fields:
-        if not all(map(math.isfinite, getattr(row, field))):
+        if not all(map(math.isfinite, row.inputs[field])):
             return f"{field} has an entry that is not a finite number"
     return None
+
+
+def _given(row: TrainRow, field: str) -> list[Any] | None:
+    return row.targets if field == "targets" else row.inputs.get(field)
 
 
 def _leaves(adapter: Adapter, weights: Weights) -> Weights:
@@ -155,7 +159,7 @@ def _batch(rows: list[TrainRow], groups: list[Packed], kind: Kind) -> _Batch:
     order = [index for group in groups for index in group.rows]
 
     def flat(field: str, kind: torch.dtype) -> Tensor:
-        return torch.tensor([value for index in order for value in getattr(rows[index], field)], dtype=kind)
+        return torch.tensor([value for index in order for value in _given(rows[index], field) or ()], dtype=kind)
 
     empty = torch.empty(0)
     inputs = Inputs(*(flat(field, torch.float32) if field in kind.fields else empty for field in Inputs._fields))

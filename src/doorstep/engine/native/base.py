@@ -13,7 +13,7 @@ from torch import Tensor
 
 from doorstep.config import weights_digest
 from doorstep.engine.api import ModelInfo
-from doorstep.engine.decoder import Layer, Rope, Shape, Weights, rope_tables
+from doorstep.engine.native.decoder import Layer, Rope, Shape, Weights, rope_tables
 from doorstep.errors import EngineError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")

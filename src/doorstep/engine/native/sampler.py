@@ -4,7 +4,6 @@ A sample's numbers are the same bits whatever else is in the batch: prompts are 
 on blocks of exactly ``BLOCK`` rows, attention works as ``cache`` says, and everything else is row by row.
 """
 
-import secrets
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,63 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from doorstep.engine import decoder
-from doorstep.engine.api import Finished, ModelInfo, SampleParams, Token
-from doorstep.engine.base import Base
-from doorstep.engine.cache import FIRST_ROOM, PROMPT_STEP, SLOTS, Entry, Group, Places
-from doorstep.engine.choice import choose, sample_key, uniform
-from doorstep.engine.decoder import KeyValues, Rope, Weights
-from doorstep.errors import EngineError
+from doorstep.engine.choice import choose
+from doorstep.engine.native import decoder
+from doorstep.engine.native.base import Base
+from doorstep.engine.native.cache import FIRST_ROOM, PROMPT_STEP, SLOTS, Entry, Group, Places
+from doorstep.engine.native.decoder import KeyValues, Rope, Weights
+from doorstep.engine.requests import Request, Sample
 
 BLOCK = 32  # rows of every matrix product; below it the kernels differ with the number of rows
-
-Emit = Callable[[list[Token | Finished] | EngineError], None]
-
-
-class Request:
-    """``n`` samples of one prompt. ``emit`` gets what came once a step, or an error; set ``cancelled`` to end it."""
-
-    def __init__(self, prompt: list[int], params: SampleParams, n: int, base: Base, emit: Emit) -> None:
-        self.prompt = prompt
-        self.params = params
-        self.stops = base.ends if params.stop is None else params.stop
-        self.limit = min(params.max_tokens, base.info.max_context - len(prompt))
-        self.emit = emit
-        self.cancelled = False
-        self.events: list[Token | Finished] = []
-        seed = secrets.randbits(63) if params.seed is None else params.seed
-        self.samples = [Sample(self, index, sample_key(prompt, seed, index)) for index in range(n)]
-
-    def send(self) -> None:
-        """Hand over what this step brought."""
-        if self.events:
-            self.emit(self.events)
-            self.events = []
-
-
-class Sample:
-    """One sample on its way; its slot in a block follows from its index."""
-
-    def __init__(self, request: Request, index: int, key: int) -> None:
-        self.request = request
-        self.index = index
-        self.tokens: list[int] = []
-        self._key = key
-
-    def draw(self) -> float:
-        """Return the uniform number for the next token."""
-        return uniform(self._key, len(self.tokens))
-
-    def accept(self, token: int, logprob: float) -> bool:
-        """Take a token; return whether the sample goes on."""
-        self.tokens.append(token)
-        self.request.events.append(Token(self.index, token, logprob))
-        reason = "length" if len(self.tokens) == self.request.limit else None
-        if any(self.tokens[-len(stop) :] == stop for stop in self.request.stops):
-            reason = "stop"
-        if reason:
-            self.request.events.append(Finished(self.index, reason))
-        return reason is None
 
 
 class Block(NamedTuple):
@@ -192,25 +142,6 @@ class Batch:
 
     def _forget_empty(self) -> None:
         self._groups = {size: held for size, held in self._groups.items() if held[1]}
-
-
-def check_request(prompt: list[int], params: SampleParams, n: int, info: ModelInfo) -> None:
-    """Raise an EngineError that names what cannot be sampled."""
-    if not 1 <= len(prompt) < info.max_context:
-        raise EngineError(f"the prompt has {len(prompt)} tokens; {info.name} takes 1 to {info.max_context - 1}")
-    check_tokens("the prompt", prompt, info)
-    if n < 1 or params.max_tokens < 1:
-        raise EngineError("n and max_tokens must be at least 1")
-    if not (0 <= params.temperature < float("inf") and 0 < params.top_p <= 1):
-        raise EngineError("temperature must be 0 or more and finite, top_p above 0 and at most 1")
-    if any(not stop for stop in params.stop or []):
-        raise EngineError("an empty stop sequence stops nothing; leave it out")
-
-
-def check_tokens(what: str, tokens: list[int], info: ModelInfo) -> None:
-    """Raise an EngineError when a token is not in the vocabulary."""
-    if wrong := [token for token in tokens if not 0 <= token < info.vocabulary]:
-        raise EngineError(f"{what} has the id {wrong[0]}, outside the vocabulary of {info.vocabulary}")
 
 
 def _remove(group: Group, blocks: list[Block], number: int) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from doorstep.engine.decoder import Shape
+from doorstep.engine.native.decoder import Shape
 
 SLOTS = 8
 PROMPT_STEP = 64

@@ -1,0 +1,1 @@
+"""The broad runtime: any language or vision-language model that `transformers` has, through its own modules."""

@@ -1,0 +1,1 @@
+"""The quick runtime: Llama- and Qwen3-like decoders on plain packed tensors."""
