@@ -45,8 +45,9 @@ format: $(READY) ## Format the code.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(READY) ## Measure the engine, and the gateway beside its peers.
-	$(BIN)/python benchmarks/engine.py
+bench: $(READY) ## Measure the engine, the training service and the gateway beside their peers.
+	$(BIN)/python benchmarks/engine
+	$(BIN)/python benchmarks/tinker/run.py
 	$(BIN)/python benchmarks/gateway/run.py $(ARGS)
 
 clean: ## Remove .venv and what tools left; records in .doorstep stay.

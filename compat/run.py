@@ -10,32 +10,30 @@ says on lines of JSON what came of its checks. Exit status 1 when a check fails 
 """
 
 import argparse
-import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import environments
+import marked
+
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "reference-compatibility.md"
+PAGE = marked.PAGE
 RESULTS = HERE / "results.json"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "doorstep-compat"
-BEGIN, END = "<!-- begin: written by compat/run.py -->", "<!-- end -->"
 LONGEST_S = 600  # of one script
 COLUMNS = (
     "answer", "stream", "tools", "tools, streamed", "form", "thinks, then calls", "thinks, then calls, streamed",
 )  # fmt: skip
 
+SERVE = '[serve]\nmodel = ""\ndata = "data"\n'
 BACK = '[providers.fake]\nbase_url = "fake:"\n[traffic]\nretries = 0\n'
 FRONT = (
     BACK
@@ -69,7 +67,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="keep what was found and write the page")
     asked = parser.parse_args()
     before: dict[str, Found] = json.loads(RESULTS.read_text("utf-8"))
-    CACHE.mkdir(parents=True, exist_ok=True)
+    environments.CACHE.mkdir(parents=True, exist_ok=True)
     scripts = [script for script in all_scripts() if not asked.names or name_of(script) in asked.names]
     found = {}
     with gateways() as url:
@@ -91,40 +89,8 @@ def gateways() -> Iterator[str]:
     """Run the back and the front; give the front's address."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        back = stack.enter_context(_serving(folder / "back", BACK))
-        yield stack.enter_context(_serving(folder / "front", FRONT.format(back=back)))
-
-
-@contextmanager
-def _serving(folder: Path, settings: str) -> Iterator[str]:
-    folder.mkdir()
-    (folder / "doorstep.toml").write_text(f'[serve]\nmodel = ""\ndata = "data"\n{settings}', "utf-8")
-    command = [sys.executable, "-m", "doorstep", "serve", "--port", "0"]
-    process = subprocess.Popen(command, cwd=folder, env=_environment())
-    try:
-        yield _address(process, folder / "data" / "server.json")
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _address(process: "subprocess.Popen[bytes]", told: Path) -> str:
-    for _ in range(600):
-        if process.poll() is not None:
-            raise SystemExit("the gateway did not start")
-        try:
-            url = json.loads(told.read_text("utf-8"))["url"]
-            urllib.request.urlopen(f"{url}/healthz").close()
-            return str(url)
-        except (OSError, ValueError):
-            time.sleep(0.1)
-    raise SystemExit("the gateway did not start within a minute")
-
-
-def _environment(**more: str) -> dict[str, str]:
-    """Return an environment without keys or settings of whoever runs this, and with another home."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    return kept | {"HOME": str(CACHE), "DO_NOT_TRACK": "1"} | more
+        back = stack.enter_context(environments.serving(folder / "back", SERVE + BACK))
+        yield stack.enter_context(environments.serving(folder / "front", SERVE + FRONT.format(back=back)))
 
 
 # The scripts
@@ -144,7 +110,12 @@ def _run(script: Path, url: str) -> Found:
     """Run one script and return what it found."""
     command = _python(script) if script.suffix == ".py" else _node(script)
     done = subprocess.run(
-        command, env=_environment(DOORSTEP_URL=url), capture_output=True, text=True, check=False, timeout=LONGEST_S
+        command,
+        env=environments.variables(DOORSTEP_URL=url),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LONGEST_S,
     )
     found: Found = {"client": name_of(script), "versions": {}, "checks": {}}
     for line in done.stdout.splitlines():
@@ -165,20 +136,13 @@ def _python(script: Path) -> list[str]:
     head = re.search(r"(?m)^# /// script\n((?:# .*\n)+)# ///$", script.read_text("utf-8"))
     assert head is not None, script
     wanted = tomllib.loads(re.sub(r"(?m)^# ?", "", head[1]))["dependencies"]
-    folder = CACHE / f"{name_of(script)}-{_digest(json.dumps(wanted))}"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        print(f"installing {', '.join(wanted)}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
-        (folder / "complete").touch()
-    return [str(python), str(script)]
+    return [str(environments.python(name_of(script), wanted)), str(script)]
 
 
 def _node(script: Path) -> list[str]:
     """Return how a script for Node is run: beside the packages of the lock file."""
     lock = HERE / "package-lock.json"
-    folder = CACHE / f"node-{_digest(lock.read_text('utf-8'))}"
+    folder = environments.CACHE / f"node-{environments.digest(lock.read_text('utf-8'))}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "complete").exists():
         print("installing the packages of package-lock.json", file=sys.stderr)
@@ -189,10 +153,6 @@ def _node(script: Path) -> list[str]:
     for file in (HERE / "clients").glob("*.mjs"):
         shutil.copy(file, folder)
     return ["node", str(folder / script.name)]
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 # What was found
@@ -214,8 +174,7 @@ def is_worse(before: Found | None, now: Found) -> bool:
 
 def page(text: str, found: dict[str, Found]) -> str:
     """Return the page with what was found between its marks."""
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{table(found)}\n{END}{rest.partition(END)[2]}"
+    return marked.with_part(text, "run.py", table(found))
 
 
 def table(found: dict[str, Found]) -> str:

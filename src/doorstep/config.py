@@ -32,8 +32,10 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     host: str = "127.0.0.1"
     port: int = 8000
     data: str = ".doorstep"  # folder of the store, checkpoints and captures
-    model: str | None = "tiny"  # ``tiny`` (shipped), a local folder; "" for no local model
+    model: str | None = "tiny"  # ``tiny`` (shipped), a local folder, a name on the hub; "" for no local model
     threads: int = 0  # of the engine's matrix products; 0: two where there are two cores
+    device: Literal["cpu", "cuda", "auto"] = "cpu"  # of the engine; auto: CUDA where there is one
+    quantise: Literal["none", "nf4"] = "none"  # nf4: the base's matrices in four bits a number
 
 
 ProviderKind = Literal["openai", "compatible", "anthropic", "google", "hume", "any-llm"]
@@ -164,6 +166,15 @@ class WorkflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     usd_per_month: Usd | None = None
 
 
+class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Training on the local model, and how much of it each tenant may hold and use; 0 is no limit."""
+
+    aliases: dict[str, str] = {}  # other names of models: "Qwen/Qwen3-8B" = "tiny", or a folder as under [serve]
+    max_models: Count = 0  # live at once
+    max_tokens_per_day: Count = 0  # trained, scored and sampled; days are those of UTC
+    max_checkpoint_bytes: Count = 0
+
+
 class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where spans and metrics of the record are sent, in OpenTelemetry's format."""
 
@@ -183,6 +194,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cache: CacheSettings = CacheSettings()
     limits: LimitSettings = LimitSettings()
     workflows: dict[str, WorkflowSettings] = {}
+    training: TrainingSettings = TrainingSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @property
@@ -241,21 +253,13 @@ def load(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -
     return msgspec.structs.replace(settings, providers=found | settings.providers)
 
 
-def model_folder(name: str) -> Path:
-    """Return the folder of a base model: the shipped ``tiny`` or a local folder."""
-    folder = TINY if name == "tiny" else Path(name).expanduser()
-    if not (folder / "config.json").exists():
-        raise UsageError(
-            f"{name}: no model there (config.json is missing). Give 'tiny' or a folder that holds a model."
-        )
-    return folder
-
-
 def weights_digest(folder: Path) -> str:
     """Return the SHA-256 over a model's weight files in the order of their names: what makes two bases the same."""
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.read_bytes())
+        with file.open("rb") as opened:
+            while part := opened.read(1 << 24):
+                digest.update(part)
     return digest.hexdigest()
 
 
@@ -276,6 +280,7 @@ def _apply_environment(values: dict[str, Any], environment: Mapping[str, str]) -
         ("traffic", TrafficSettings),
         ("cache", CacheSettings),
         ("limits", LimitSettings),
+        ("training", TrainingSettings),
         ("telemetry", TelemetrySettings),
     ):
         for field in kind.__struct_fields__:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from doorstep import __version__
-from doorstep.config import ProviderSettings, Settings, model_folder
+from doorstep.config import ProviderSettings, Settings
 from doorstep.engine.api import Engine, ModelInfo
 from doorstep.errors import EngineError, UsageError
 from doorstep.gateway import description
@@ -45,13 +46,18 @@ from doorstep.gateway.providers.engine import EngineProvider
 from doorstep.gateway.providers.http import http_provider
 from doorstep.gateway.recorder import Recorder
 from doorstep.gateway.telemetry.export import Export
+from doorstep.gateway.telemetry.figures import Figures
 from doorstep.gateway.telemetry.intake import routes as trace_routes
 from doorstep.gateway.usage import Meter
 from doorstep.http_client import Client
+from doorstep.hub import model_folder
 from doorstep.routing.routes import RouteTable
 from doorstep.store import Store
 from doorstep.training.app import routes as training_routes
-from doorstep.training.service import Service, one_tenant
+from doorstep.training.metrics import families
+from doorstep.training.registry import LOCAL
+from doorstep.training.service import Service
+from doorstep.training.steps import Operation
 from doorstep.value.prices import PriceBook
 
 log = logging.getLogger(__name__)
@@ -79,7 +85,12 @@ async def start_remote(settings: Settings) -> ServedEngine:
 
     name = settings.serve.model or ""
     return await RemoteEngine.start(
-        folder=model_folder(name), name=_base_name(name), threads=settings.threads, log=settings.data / ENGINE_LOG
+        folder=model_folder(name),
+        name=_base_name(name),
+        threads=settings.threads,
+        log=settings.data / ENGINE_LOG,
+        device=settings.serve.device,
+        nf4=settings.serve.quantise == "nf4",
     )
 
 
@@ -122,6 +133,8 @@ async def _lifespan(
         if settings.telemetry.otlp:
             export = await asyncio.to_thread(Export, settings, store)
             stack.push_async_callback(asyncio.to_thread, export.close)  # after the recorder, which completes the record
+            if local:
+                _export_training(settings.telemetry.otlp, local.service, stack)
         gateway = await _gateway(settings, keys, store, local, client, stack)
         videos = Videos(store, Artefacts(settings.data), drivers(settings.providers, client), GatewayDesk(gateway))
         meter = await asyncio.to_thread(Meter, store)
@@ -132,7 +145,7 @@ async def _lifespan(
             *Administration(keys, settings.data, store).routes(),
             *description.routes(),
             *_own_routes(settings, url, local, gateway),
-            *metrics_routes(gateway, meter),
+            *metrics_routes(gateway, meter, partial(families, local.service) if local else tuple),
             *video_routes(videos, keys.who),
             *feedback_routes(store, gateway.recorder, keys.who),
             *trace_routes(store, keys),
@@ -179,7 +192,11 @@ class Local:
         self.service = service
         self.names = (info.name, settings.serve.model or info.name)  # commands use the name in the settings
         renderer = _renderer(Path(info.folder))
-        self.provider: Provider = EngineProvider(engine, info, renderer, service.adapter_for, self.cpu_seconds)
+        self.provider: Provider = EngineProvider(engine, info, renderer, self.adapter_for, self.cpu_seconds)
+
+    async def adapter_for(self, path: str, key_id: str | None) -> str:
+        """Have the engine hold a checkpoint that a key may see; None: the operator chose it, for whoever calls."""
+        return await self.service.adapter_for(path, None if key_id is None else key_id or LOCAL)
 
     async def cpu_seconds(self) -> float:
         """Return the CPU time that this process and the engine have used."""
@@ -196,14 +213,33 @@ def _renderer(folder: Path) -> "ChatRenderer":
 async def _local(settings: Settings, keys: Keys, start_engine: StartEngine, stack: AsyncExitStack) -> Local:
     engine = await start_engine(settings)
     stack.push_async_callback(engine.close)
-    service = await Service.start(engine, settings.data, _authenticate(keys))
+    service = await Service.start(engine, settings.data, _authenticate(keys), settings.training)
     stack.push_async_callback(service.close)
     return Local(settings, engine, await engine.info(), service)
 
 
+def _export_training(collector: str, service: Service, stack: AsyncExitStack) -> None:
+    """Send what the training service counts and does, each session as a trace, until the end."""
+    figures = Figures(collector, partial(families, service))
+
+    def heard(of: str, operation: Operation) -> None:
+        begin_us = operation.at_us - int(operation.seconds * 1e6)
+        attributes = {"doorstep.training.of": of, "doorstep.queued_s": operation.queued_s, **operation.metrics}
+        figures.add(of.partition(":")[0], operation.kind, begin_us, operation.at_us, attributes)
+
+    service.steps.listeners.append(heard)
+    stack.push_async_callback(asyncio.to_thread, figures.send)
+    stack.callback(asyncio.create_task(figures.run()).cancel)
+
+
 def _authenticate(keys: Keys) -> Callable[[Mapping[str, str]], str | None]:
-    """Return who a training client is: everyone who may call is the one tenant."""
-    return lambda headers: one_tenant(headers) if keys.allow(headers) else None
+    """Return how a training client is known: each key is a tenant, and so is the machine's own user."""
+
+    def tenant(headers: Mapping[str, str]) -> str | None:
+        caller = keys.caller(headers)
+        return (caller.key_id or LOCAL) if caller else None
+
+    return tenant
 
 
 def _hosted(settings: Settings, client: Client) -> dict[str, Provider]:

@@ -8,8 +8,9 @@ import pytest
 from pages import ROOT
 
 
-@pytest.fixture(scope="module")
-def run() -> ModuleType:
+@pytest.fixture
+def run(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "compat")
     spec = importlib.util.spec_from_file_location("compat_run", ROOT / "compat" / "run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

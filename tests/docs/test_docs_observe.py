@@ -18,6 +18,8 @@ from doorstep.gateway.telemetry.spans import Spelling
 from doorstep.gateway.traffic import Traffic
 from doorstep.gateway.usage import Meter, Used
 from doorstep.store import Store
+from doorstep.training.metrics import families
+from doorstep.training.steps import OPTIM_STEP, StepLog
 from doorstep.types import Call
 
 PAGE = ROOT / "docs" / "how-to" / "observe.md"
@@ -40,7 +42,15 @@ def shown(tmp_path) -> str:
         meter = Meter(store)
     meter.used[label] = Used()
     meter.used[label].input = Histogram(TOKENS)
-    return exposition.text(metrics, meter, recorder, traffic, Cache(config.CacheSettings())).decode()
+    cache, training = Cache(config.CacheSettings()), families(_training(tmp_path))
+    return exposition.text(metrics, meter, recorder, traffic, cache, training).decode()
+
+
+def _training(folder):
+    """What of a training service the figures are taken from, after one step."""
+    steps = StepLog(lambda _: folder / "steps.jsonl")
+    steps.note("run", OPTIM_STEP, seconds=0.1)
+    return SimpleNamespace(steps=steps, live_models=lambda: 1, queued=lambda: {"optim_step": 1})
 
 
 def test_every_figure_stands_with_its_labels(shown):

@@ -41,9 +41,16 @@ WITH_VARIABLES = {
     "traffic": config.TrafficSettings,
     "cache": config.CacheSettings,
     "limits": config.LimitSettings,
+    "training": config.TrainingSettings,
     "telemetry": config.TelemetrySettings,
 }
-VALUES = {"unknown_price": "allow", "content": "true", "otlp": "http://127.0.0.1:7"}  # of those that are no numbers
+VALUES = {  # of those that are no numbers
+    "unknown_price": "allow",
+    "content": "true",
+    "otlp": "http://127.0.0.1:7",
+    "device": "cuda",
+    "quantise": "nf4",
+}
 NAMED = {
     "providers": config.ProviderSettings,
     "models": config.ModelSettings,
@@ -134,14 +141,14 @@ def served(tmp_path) -> set[tuple[str, str]]:
 def test_every_address_stands_with_its_method_and_no_other(served):
     rows = table_rows(ADDRESSES)
     named = {tuple(row[0].strip("`").split(" ")) for row in rows if " /" in row[0]}
-    training = [row for row in rows if row[0] in ("`GET`", "`POST`", "`DELETE`")]
+    training = [row for row in rows if row[0] in ("`GET`", "`POST`", "`PUT`", "`DELETE`")]
     for method, paths in training:
         named |= {(method.strip("`"), f"/api/v1{path.strip('`')}") for path in paths.split(" · ")}
     assert named == {(method, path) for method, path in served if not path.startswith(RUN)}
 
 
 def test_the_description_has_every_address_but_those_of_other_formats(served):
-    others = (RUN, "/api/v1", "/v0", "/v1beta", "/v1/traces")
+    others = (RUN, "/api/v1", "/v0", "/v1beta", "/v1/traces", "/oai")
     wanted = {(method, path) for method, path in served if not path.startswith(others)}
     assert {(each.method.upper(), each.path) for each in OPERATIONS} == wanted
 

@@ -6,6 +6,7 @@ import tiny_models
 import torch
 
 from doorstep.engine.local import LocalEngine
+from doorstep.engine.native.runtime import NativeRuntime
 
 torch.set_num_threads(1)
 
@@ -25,3 +26,8 @@ async def engine(folder) -> AsyncIterator[LocalEngine]:
     engine = await LocalEngine.start(folder, "random")
     yield engine
     await engine.close()
+
+
+@pytest.fixture(scope="session")
+def runtime(folder) -> NativeRuntime:
+    return NativeRuntime(folder, "random", torch.device("cpu"))

@@ -1,12 +1,14 @@
 """What the engine's tests do with an engine."""
 
 import asyncio
+from functools import partial
 from random import Random
 
 import tiny_models
 from msgspec.structs import replace
 
 from doorstep.engine.api import AdamParams, Engine, LoraSpec, Loss, SampleParams, Token, TrainRow
+from doorstep.engine.runtime import Task
 
 CROSS_ENTROPY = Loss(name="cross_entropy")
 RATE = AdamParams(learning_rate=0.01)
@@ -53,6 +55,19 @@ async def trained(engine: Engine, name: str, steps: int = 3, spec: LoraSpec = Lo
 async def train(engine: Engine, name: str) -> None:
     await engine.forward_backward(name, ROWS, CROSS_ENTROPY)
     await engine.optim_step(name, RATE)
+
+
+def run(runtime, adapter, rows=ROWS, loss=CROSS_ENTROPY):
+    """Train an adapter on rows in one call, without an engine around it."""
+    return together(runtime, [(adapter, rows, loss)])[0]
+
+
+def together(runtime, calls):
+    """Do calls of different adapters together; return their results."""
+    tasks = [Task(adapter, partial(runtime.merged, adapter), rows, loss, False) for adapter, rows, loss in calls]
+    for _ in runtime.train(tasks):
+        pass
+    return [task.done for task in tasks]
 
 
 Sampled = list[list[tuple[int, float]]]

@@ -22,9 +22,9 @@ def test_a_group_does_not_outgrow_its_bound():
     assert MAX_PACKED / 2 < max(each.length for each in groups) <= MAX_PACKED
 
 
-def test_batches_keep_to_their_tokens_with_padding():
-    groups = [Packed([index], length, length) for index, length in enumerate((3, 4, 5, 40))]
-    assert [[each.length for each in batch] for batch in batches(groups, 12)] == [[3, 4], [5], [40]]
+def test_batches_keep_to_their_tokens():
+    groups = [Packed([index], length, length) for index, length in enumerate((3, 4, 5, 6, 40))]
+    assert [[each.length for each in batch] for batch in batches(groups, 12)] == [[3, 4, 5], [6], [40]]
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

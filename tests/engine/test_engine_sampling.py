@@ -11,8 +11,10 @@ import torch
 from engine_use import CROSS_ENTROPY, all_at_once, sample, tokens, train, trained
 
 from doorstep.engine.api import Finished, LoraSpec, SampleParams, Token, TrainRow
-from doorstep.engine.choice import choose
+from doorstep.engine.choice import Wish, choose
 from doorstep.engine.local import LocalEngine
+from doorstep.engine.native import prefix
+from doorstep.engine.native.products import FIXED
 
 FREE = SampleParams(max_tokens=12, seed=1, stop=[])
 
@@ -43,6 +45,33 @@ async def test_a_request_gives_the_same_bits_alone_and_among_others(folder, thre
         together = await all_at_once(engine, [jobs[index] for index in order])
         assert together == [alone[index] for index in order]
     await engine.close()
+
+
+async def test_it_holds_as_well_where_products_have_a_fixed_number_of_rows(folder, monkeypatch):
+    monkeypatch.setattr(prefix, "rows_of", lambda *_: FIXED)
+    engine = await LocalEngine.start(folder, "random")
+    await trained(engine, "a")
+    jobs = some_jobs(8, seed=5)
+    alone = [await sample(engine, *job) for job in jobs]
+    assert await all_at_once(engine, jobs) == alone
+    await engine.close()
+
+
+async def test_adapters_of_all_kinds_sample_together(engine):
+    specs = [
+        LoraSpec(rank=4),
+        LoraSpec(rank=4, seed=1),
+        LoraSpec(rank=3, train_mlp=False),
+        LoraSpec(rank=1, train_attn=False, train_unembed=False),
+        LoraSpec(rank=0),
+    ]
+    for number, spec in enumerate(specs):
+        await trained(engine, str(number), spec=spec)
+    names = [None, *map(str, range(len(specs)))]
+    jobs = [(name, tokens(20, 1), FREE, samples) for name in names for samples in (1, 9)]
+    alone = [await sample(engine, *job) for job in jobs]
+    assert await all_at_once(engine, jobs) == alone
+    assert len({str(each[0]) for each in alone}) == len(names)
 
 
 async def test_a_sample_is_the_same_among_more_samples(engine):
@@ -83,19 +112,23 @@ async def test_samples_begun_before_a_step_keep_their_weights(engine):
     assert await sample(engine, "a", tokens(9, 1), params) != before
 
 
+BOUND = 1e-5  # between a token's log-probability as it was sampled, trained on and scored
+
+
 async def test_log_probabilities_are_those_of_the_trainer(engine):
-    await trained(engine, "a")
-    prompt = tokens(30, 5)
-    for found in await sample(engine, "a", prompt, SampleParams(max_tokens=50, seed=2, stop=[]), n=3):
-        ids = [token for token, _ in found]
-        text = prompt + ids
-        row = TrainRow(tokens=text[:-1], targets=text[1:], inputs={"weights": [1.0] * (len(text) - 1)})
-        trainer = await engine.forward_backward("a", [row], CROSS_ENTROPY, forward_only=True)
-        scored = (await engine.score("a", text)).logprobs
-        assert scored[0] is None
-        sampled = torch.tensor([logprob for _, logprob in found])
-        torch.testing.assert_close(sampled, torch.tensor(trainer.logprobs[0][-50:]), rtol=0, atol=1e-4)
-        torch.testing.assert_close(sampled, torch.tensor(scored[-50:]), rtol=0, atol=1e-4)
+    names = [str(number) for number in range(8)]
+    for number, name in enumerate(names):
+        await trained(engine, name, spec=LoraSpec(rank=2 + number, seed=number))
+    params = SampleParams(max_tokens=150, seed=2, stop=[])
+    found = await all_at_once(engine, [(name, tokens(30, number), params, 2) for number, name in enumerate(names)])
+    for number, name in enumerate(names):
+        for ids, sampled in (zip(*each, strict=True) for each in found[number]):
+            text = [*tokens(30, number), *ids]
+            row = TrainRow(tokens=text[:-1], targets=text[1:], inputs={"weights": [1.0] * (len(text) - 1)})
+            trainer = await engine.forward_backward(name, [row], CROSS_ENTROPY, forward_only=True)
+            scored = (await engine.score(name, text)).logprobs
+            assert sampled == pytest.approx(trainer.logprobs[0][-150:], rel=0, abs=BOUND)
+            assert sampled == pytest.approx(scored[-150:], rel=0, abs=BOUND)
 
 
 async def test_greedy_is_that_of_transformers(engine, model):
@@ -140,12 +173,12 @@ async def test_closing_the_iterator_frees_the_engine(engine):
     await anext(stream)
     await stream.aclose()
     await sample(engine, None, [1], SampleParams(max_tokens=2, stop=[]))
-    assert engine._worker._plain.rows == 0
+    assert engine._worker._sampler.rows == 0
 
 
 def chosen(logits: torch.Tensor, params: SampleParams, count: int) -> Counter[int]:
     draws = [(index + 0.5) / count for index in range(count)]
-    return Counter(choose(logits.expand(count, -1), [params] * count, draws).ids)
+    return Counter(choose(logits.expand(count, -1), [Wish(params, draw) for draw in draws]).ids)
 
 
 def test_draws_are_in_proportion_to_the_probabilities():
@@ -166,4 +199,4 @@ def test_top_k_and_top_p_keep_the_likeliest():
 def test_log_probabilities_are_at_temperature_one_over_everything():
     logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
     for params in (SampleParams(max_tokens=1, top_k=1), SampleParams(max_tokens=1, temperature=0.0)):
-        assert choose(logits, [params], [0.9]).logprobs[0] == pytest.approx(math.log(0.4))
+        assert choose(logits, [Wish(params, 0.9)]).logprobs[0] == pytest.approx(math.log(0.4))

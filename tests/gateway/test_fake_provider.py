@@ -17,6 +17,7 @@ from doorstep.gateway.dialects import (
     gemini,
     hume,
     openai_chat,
+    openai_completions,
     openai_embeddings,
     openai_images,
     openai_responses,
@@ -205,6 +206,8 @@ NOT_CHAT = [
     (gemini.GenerateContent("m", gemini.STREAM, "alt=sse"), {"contents": [{"parts": [{"text": "p"}]}]}),
     (gemini.GenerateContent("m", gemini.STREAM), {"contents": [{"parts": [{"text": "p"}]}]}),
     (openai_embeddings, {"model": "m", "input": "hello"}),
+    (openai_completions, {"model": "m", "prompt": "hello"}),
+    (openai_completions, {"model": "m", "prompt": "hello", "stream": True}),
     (anthropic_count, {"model": "m", "messages": [{"role": "user", "content": "hello"}]}),
 ]
 

@@ -31,15 +31,16 @@ def engine(tmp_path):
 
 
 async def provider(engine, cpu=None):
-    async def adapter_for(path):
-        return path
+    async def adapter_for(path, key_id):
+        return f"{path} of {key_id}"
 
     return EngineProvider(engine, await engine.info(), ChatRenderer(engine.folder), adapter_for, cpu)
 
 
-def ask(dialect, **fields):
+def ask(dialect, adapter=None, **fields):
     body = json.dumps({"model": "tiny"} | fields).encode()
-    return Ask(dialect=dialect, head=dialect.head(body), body=body, call_id="call_1", model="tiny")
+    head = dialect.head(body)
+    return Ask(dialect=dialect, head=head, body=body, call_id="call_1", model="tiny", adapter=adapter, key_id="key_1")
 
 
 async def events_of(answer, ask):
@@ -69,26 +70,29 @@ async def test_the_prompt_is_the_same(engine, dialect, asked):
     assert (adapter, params.max_tokens, params.stop) == (None, 20, [[END]])
 
 
+@pytest.mark.parametrize(("named", "who"), [("tinker://run/weights/1", "key_1"), ("workflow/orders", None)])
+async def test_whose_a_checkpoint_is_counts_where_the_client_named_it(engine, named, who):
+    call = ask(openai_chat, "tinker://run/weights/1", **CHAT, model=named)
+    await (await (await provider(engine)).answer(call)).body.next()
+    assert engine.seen[0][0] == f"tinker://run/weights/1 of {who}"
+
+
 async def test_the_k_of_the_likeliest_reaches_the_engine(engine):
     answer = await (await provider(engine)).answer(ask(anthropic_messages, **CHAT, top_k=5))
     await answer.body.next()
     assert engine.seen[0][2].top_k == 5
 
 
-TOOL = {"name": "f", "parameters": {"type": "object"}}
 PNG = "iVBORw0KGgo="
 
 
 @pytest.mark.parametrize(
     ("dialect", "fields", "where"),
     [
-        (openai_chat, CHAT | {"tools": [{"type": "function", "function": TOOL}]}, "tools"),
-        (openai_chat, CHAT | {"response_format": {"type": "json_object"}}, "response_format"),
-        (openai_chat, CHAT | {"logprobs": True, "top_logprobs": 3}, "top_logprobs"),
-        (openai_responses, RESPONSES | {"tools": [TOOL | {"type": "function"}]}, "tools"),
-        (openai_responses, RESPONSES | {"text": {"format": {"type": "json_object"}}}, "text.format"),
+        (openai_chat, CHAT | {"tool_choice": "required"}, "tool_choice"),
+        (openai_chat, CHAT | {"verbosity": "high"}, "verbosity"),
+        (openai_responses, RESPONSES | {"reasoning": {"effort": "high"}}, "reasoning"),
         (openai_responses, RESPONSES | {"input": "x" * 200}, "input"),
-        (anthropic_messages, CHAT | {"tools": [{"name": "f", "input_schema": {"type": "object"}}]}, "tools"),
         (anthropic_messages, CHAT | {"thinking": {"type": "enabled", "budget_tokens": 2048}}, "thinking"),
         (
             anthropic_messages,

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from gateway_parts import ASSISTANT, END, SPECIAL, USER, make_folder
+from gateway_parts import ASSISTANT, END, SPECIAL, SYSTEM, USER, make_folder
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, processors
 
 from doorstep.errors import BadInput, UsageError
 from doorstep.renderers.chat import ChatRenderer
@@ -114,6 +115,55 @@ def test_half_a_character_at_the_end_is_shown_as_such(renderer):
 def test_token_bytes_join_to_the_text(renderer):
     text = "hello 你好\n"
     assert b"".join(map(renderer.token_bytes, renderer.encode(text))) == text.encode()
+
+
+def test_runs_of_spaces_that_some_tokenizers_add_have_bytes(tmp_path):
+    folder = make_folder(tmp_path)
+    words = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    words.add_tokens([AddedToken("   ", normalized=False)])
+    words.save(str(folder / "tokenizer.json"))
+    renderer = ChatRenderer(folder)
+    assert b"".join(map(renderer.token_bytes, renderer.encode("a   b"))) == b"a   b"
+
+
+def test_a_text_alone_begins_as_the_tokenizer_begins_one(tmp_path):
+    folder = make_folder(tmp_path)
+    words = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    words.post_processor = processors.TemplateProcessing(
+        single="<|system|> $A", special_tokens=[("<|system|>", SYSTEM)]
+    )
+    words.save(str(folder / "tokenizer.json"))
+    renderer = ChatRenderer(folder)
+    assert renderer.text("hello<|end|>") == [SYSTEM, *renderer.encode("hello<|end|>")]
+
+
+def test_what_assistants_say_may_be_marked_in_a_template(tmp_path):
+    template = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    renderer = ChatRenderer(make_folder(tmp_path, template))
+    assert renderer.prompt([user("hello")]) == renderer.encode("hello")
+
+
+def test_a_template_of_its_own_for_tools(tmp_path):
+    folder = make_folder(tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    named = {"default": settings["chat_template"], "tool_use": "{{ tools[0].function.name }}"}
+    settings["chat_template"] = [{"name": name, "template": template} for name, template in named.items()]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    renderer = ChatRenderer(folder)
+    assert renderer.prompt([user("x")])[0] == USER
+    assert renderer.prompt([user("x")], [{"function": {"name": "hello"}}]) == renderer.encode("hello")
+
+
+def test_a_developer_is_the_system_where_the_template_knows_none(tmp_path, renderer):
+    assert renderer.prompt([{"role": "developer", "content": "x"}])[0] == SYSTEM
+
+
+def test_what_is_nested_without_end_is_refused(renderer):
+    deep: dict[str, object] = {}
+    for _ in range(2000):
+        deep = {"items": deep}
+    with pytest.raises(BadInput, match="nested too deeply"):
+        renderer.prompt([user("x")], [deep])
 
 
 def test_stop_ids_begin_with_the_end_of_a_message(tmp_path):

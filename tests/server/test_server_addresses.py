@@ -156,8 +156,8 @@ def test_without_a_key_pages_of_other_origins_are_refused(address):
 def test_keys_are_not_kept_in_the_clear(data):
     _, key = Keys(data).create(Terms(name="laptop"))
     assert key not in (data / "keys.json").read_text()
-    assert Keys(data).allow({"x-api-key": key})
-    assert not Keys(data).allow({"authorization": "Bearer tml-wrong"})
+    assert Keys(data).caller({"x-api-key": key})
+    assert not Keys(data).caller({"authorization": "Bearer tml-wrong"})
     with pytest.raises(NotFound, match="doorstep keys list"):
         Keys(data).revoke("key_none")
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,15 @@ TEMPLATE = (
 )
 
 
-def make_folder(folder: Path, template: str = TEMPLATE) -> Path:
-    """Write tokenizer and settings of a byte-level model, as the shipped base has them."""
+def make_folder(folder: Path, template: str = TEMPLATE, words: Sequence[str] = ()) -> Path:
+    """Write tokenizer and settings of a byte-level model, as the shipped base has them; ``words`` are more controls."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=300,
-        special_tokens=SPECIAL,
+        special_tokens=[*SPECIAL, *words],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -50,8 +50,16 @@ class TellingEngine:
     ``seen`` has (adapter, prompt, parameters) of every sampling; clear ``gate`` to make it wait after each token.
     """
 
-    def __init__(self, folder: Path, text: str = "hello world") -> None:
-        self.folder = make_folder(folder)
+    def __init__(
+        self,
+        folder: Path,
+        text: str = "hello world",
+        template: str = TEMPLATE,
+        words: Sequence[str] = (),
+        context: int = 128,
+    ) -> None:
+        self.folder = make_folder(folder, template, words)
+        self.context = context
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.text = text
         self.seen: list[tuple[str | None, list[int], SampleParams]] = []
@@ -69,7 +77,7 @@ class TellingEngine:
             tokenizer_digest="t" * 64,
             parameters=1,
             vocabulary=300,
-            max_context=128,
+            max_context=self.context,
         )
 
     @property
@@ -106,13 +114,16 @@ class TellingEngine:
 
 
 @contextmanager
-def serving(settings: Settings, engine: Any = None, app: Any = None, http: str | None = None) -> Iterator[str]:
+def serving(
+    settings: Settings, engine: Any = None, app: Any = None, http: str | None = None, start_engine: Any = None
+) -> Iterator[str]:
     """Serve Doorstep (or another application) on a free port of 127.0.0.1 in a thread of its own; give the address.
 
-    ``http``: by that protocol of uvicorn, as any ASGI server would, in place of the fast lane.
+    ``http``: by that protocol of uvicorn, as any ASGI server would, in place of the fast lane. ``start_engine``: makes
+    the engine in the server's own loop.
     """
 
-    async def start_engine(_settings: Settings) -> Any:
+    async def start(_settings: Settings) -> Any:
         return engine
 
     listener = socket.socket()
@@ -121,7 +132,7 @@ def serving(settings: Settings, engine: Any = None, app: Any = None, http: str |
     if app:
         config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
     else:
-        config = uvicorn_config(create_app(settings, url, start_engine), timeout_graceful_shutdown=1)
+        config = uvicorn_config(create_app(settings, url, start_engine or start), timeout_graceful_shutdown=1)
         config.http = http or config.http
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]))

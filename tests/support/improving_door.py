@@ -46,7 +46,7 @@ def improving(data: Path, store: Store) -> Iterator[str]:
     def make_app(service: Service) -> Starlette:
         async def chat(request: Request) -> JSONResponse:
             body = await request.json()
-            adapter = None if body["model"] == "tiny" else await service.adapter_for(body["model"])
+            adapter = None if body["model"] == "tiny" else await service.adapter_for(body["model"], None)
             params = SampleParams(max_tokens=body["max_tokens"], temperature=body["temperature"])
             events = [event async for event in engine.sample(adapter, renderer.prompt(body["messages"]), params)]
             tokens = [event for event in events if isinstance(event, Token)]

@@ -1,12 +1,13 @@
 """A fake Engine for protocol tests: no model, no torch. It counts, answers by rule, and fails or waits when told to.
 
 Its "weights" are one number per adapter, moved by each optimiser step; the log-probability of every token is minus
-that number, and sampling gives the numbers after the prompt's last token.
+that number, and sampling gives the numbers after the prompt's last token. A target's score is its own number.
 """
 
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class ScriptedEngine:
 
     def __init__(self, folder: str, name: str = "tiny") -> None:
         self.calls: list[tuple[str, str | None]] = []
+        self.batches: list[tuple[list[TrainRow], Loss]] = []  # what it was trained on
         self.adapters: dict[str, _Adapter] = {}
         self.gate = asyncio.Event()
         self.gate.set()
@@ -79,6 +81,7 @@ class ScriptedEngine:
         self, adapter: str, rows: list[TrainRow], loss: Loss, forward_only: bool = False
     ) -> TrainResult:
         self.calls.append((f"forward_backward {loss.name} {loss.config} {rows[0].tokens}", adapter))
+        self.batches.append((rows, loss))
         await self.gate.wait()
         held = self._get(adapter)
         if any(token >= self._info.vocabulary for row in rows for token in row.tokens):
@@ -115,11 +118,12 @@ class ScriptedEngine:
     ) -> AsyncIterator[Token | Finished]:
         self.calls.append(("sample", adapter))
         logprob = -(self._get(adapter).weight if adapter else 1.0)
+        top = [(choice, logprob) for choice in range(params.top_logprobs)]
         try:
             for step in range(params.max_tokens):
                 await self.gate.wait()
                 for index in range(n):
-                    yield Token(index, prompt[-1] + step + 1, logprob)
+                    yield Token(index, prompt[-1] + step + 1, logprob, top)
                 if params.stop is not None and [prompt[-1] + step + 1] in params.stop:
                     break
             for index in range(n):
@@ -135,7 +139,13 @@ class ScriptedEngine:
         images: Sequence[Image] = (),
     ) -> Scores:
         logprob = -(self._get(adapter).weight if adapter else 1.0)
-        return Scores(logprobs=[None, *[logprob] * (len(tokens) - 1)])
+        places = len(tokens) - 1
+        return Scores(
+            logprobs=[None, *[logprob] * places],
+            top=[[(choice, logprob) for choice in range(params.top)]] * places,
+            targets=[float(target) if target >= 0 else math.nan for target in params.targets],
+            alternatives=[[(choice + 10, logprob) for choice in range(params.alternatives)]] * places,
+        )
 
     async def measure(self, images: Sequence[bytes]) -> list[int]:
         raise EngineError("this model takes no images")

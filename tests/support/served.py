@@ -27,11 +27,11 @@ class Served:
         (folder / "doorstep.toml").write_text(f'[serve]\nmodel = ""\ndata = "{self.data}"\n{settings}')
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self, *under: str) -> str:
-        """Start it, ``under`` another command where one is given, and return its address."""
+    def start(self, *under: str, port: int = 0) -> str:
+        """Start it, ``under`` another command where one is given, and return its address; port 0 is any free one."""
         keys = {name for provider in KNOWN_PROVIDERS.values() for name in provider.key_names}
         self._process = subprocess.Popen(
-            (*under, sys.executable, "-m", "doorstep", "serve", "--port", "0"),
+            (*under, sys.executable, "-m", "doorstep", "serve", "--port", str(port)),
             cwd=self._folder,
             env={name: value for name, value in os.environ.items() if name not in keys},
             stderr=subprocess.PIPE,

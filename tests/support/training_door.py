@@ -14,6 +14,7 @@ from scripted_engine import ScriptedEngine
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from doorstep.config import TrainingSettings
 from doorstep.training.app import routes
 from doorstep.training.service import Service
 
@@ -55,14 +56,17 @@ class Door:
 
 @contextmanager
 def serving(
-    data: Path, make_engine: Callable[[], Any], make_app: Callable[[Service], Starlette] = application
+    data: Path,
+    make_engine: Callable[[], Any],
+    make_app: Callable[[Service], Any] = application,
+    settings: TrainingSettings | None = None,
 ) -> Iterator[str]:
     """Serve on a free port of 127.0.0.1 in a thread of its own; give the address."""
     server = uvicorn.Server(uvicorn.Config("", port=0, log_level="warning", timeout_graceful_shutdown=1))
     started = threading.Event()
 
     async def main() -> None:
-        service = await Service.start(make_engine(), data)
+        service = await Service.start(make_engine(), data, settings=settings or TrainingSettings())
         server.config.app = make_app(service)
         server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)

@@ -97,10 +97,10 @@ async def test_a_poll_answers_when_the_result_is_there(door):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"loss": "dro"}, "loss 'dro' is not served here"),
-        ({"loss": "custom"}, "loss 'custom' is not served here"),
+        ({"loss": "grpo"}, "loss 'grpo' is not served here"),
+        ({"loss": "custom"}, "loss custom takes one setting, loss_id"),
         ({"loss": "ppo"}, "datum 0: ppo needs advantages, logprobs"),
-        ({"beta": 0.1}, "cross_entropy does not take beta. It takes no settings."),
+        ({"beta": 0.1}, "cross_entropy has no setting beta; it takes no settings"),
         ({"token": 5000}, "a token id is not in the vocabulary"),
     ],
 )
@@ -115,8 +115,8 @@ async def test_a_bad_batch_fails_alone_and_says_why(door, change, message):
 async def test_shapes_that_are_not_served_are_named(door):
     model = await door.model()
     wrong = batch(model, 1)
-    wrong.data[0].loss_fn_inputs["target_tokens"].shape.extend([1, 1])
-    assert "datum 0, target_tokens: shape [1, 1]" in (await door.fetch(await door.send(wrong.SerializeToString()))).text
+    wrong.data[0].loss_fn_inputs["target_tokens"].shape.extend([2, 1])
+    assert "datum 0, target_tokens" in (await door.fetch(await door.send(wrong.SerializeToString()))).text
     wrong = batch(model, 2)
     wrong.data[0].loss_fn_inputs["mask"].dense = b"\0\0\0\0"
     assert "cross_entropy does not take mask" in (await door.fetch(await door.send(wrong.SerializeToString()))).text
@@ -128,8 +128,8 @@ async def test_shapes_that_are_not_served_are_named(door):
 async def test_bytes_that_are_no_batch(door):
     answer = await door.http.post("/forward_backward", content=b"\xff\xff")
     assert answer.status_code == 422
-    packed = await door.http.post("/forward_backward", content=b"", headers={"Content-Encoding": "zstd"})
-    assert "zstd is not served" in packed.json()["detail"]
+    packed = await door.http.post("/forward_backward", content=b"", headers={"Content-Encoding": "br"})
+    assert "'br' is not read here; send zstd" in packed.json()["detail"]
 
 
 async def test_unknown_fields_are_named(door):
@@ -147,7 +147,7 @@ async def test_unknown_fields_are_named(door):
     [
         ({"base_model": "qwen"}, "base model 'qwen' is not served here. There is: tiny"),
         ({"optimizer_config": {"type": "dimuon", "version": 1}}, "there is: {'type': 'adamw'}"),
-        ({"lora_config": {"rank": 0}}, "rank must be at least 1"),
+        ({"lora_config": {"rank": -1}}, "rank must be at least 1, or 0 to train the matrices themselves"),
         ({"session_id": "nobody"}, "there is no session nobody"),
     ],
 )
@@ -163,6 +163,7 @@ async def test_a_model_the_engine_refuses_fails_its_promise(door):
     fields = {"session_id": session, "model_seq_id": 0, "base_model": "tiny", "lora_config": {"rank": 1000}}
     made = await door.post("/create_model", **fields)
     assert (await door.fetch(made["request_id"])).json() == {"error": "rank is at most 512", "category": "user"}
+    assert door.service.live_models() == 0
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "x" * 200, "a\0b", "ä"])
@@ -230,14 +231,17 @@ async def test_a_checkpoint_expires(door, monkeypatch):
     path = (await door.fetch(made["request_id"])).json()["path"]
     assert (await door.http.get(f"/training_runs/{model}/checkpoints")).json()["checkpoints"][0]["expires_at"]
     monkeypatch.setattr("doorstep.ids.now_us", lambda now=ids.now_us: now() + 1_000_000)
-    assert "expired" in (await door.post("/weights_info", 404, tinker_path=path))["detail"]
+    assert "there is no checkpoint" in (await door.post("/weights_info", 404, tinker_path=path))["detail"]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"topk_prompt_logprobs": 3}, "topk_prompt_logprobs not served"),
-        ({"record_stability_info": True}, "stable_reinforce"),
+        ({"topk_prompt_logprobs": -1}, "topk_prompt_logprobs must be from 0"),
+        ({"target_prompt_logprobs": {"data": [1], "dtype": "int64"}}, "target_prompt_logprobs must be int64 [1, K]"),
+        ({"target_prompt_logprobs": {"data": [1000], "shape": [1, 1]}}, "has the id 1000, outside the vocabulary"),
+        ({"target_prompt_logprobs": {"data": [1, 2], "shape": [1, 1]}}, "2 values for the shape [1, 1]"),
+        ({"prompt_logprobs_last_n": 1}, "set prompt_logprobs"),
         ({"num_samples": 0}, "at least 1"),
         ({"prompt": {"chunks": []}}, "the prompt is empty"),
         ({"prompt": {"chunks": [{"type": "image", "data": ""}]}}, "not image chunks"),
@@ -308,8 +312,8 @@ async def test_an_engine_that_is_away_is_said_and_survived(door, monkeypatch):
 
 
 async def test_what_is_not_served_is_a_clear_404(door):
-    answer = await door.http.post("/create_custom_loss", json={})
-    assert (answer.status_code, "create_custom_loss is not part" in answer.json()["detail"]) == (404, True)
+    answer = await door.http.post("/create_reward", json={})
+    assert (answer.status_code, "create_reward is not part" in answer.json()["detail"]) == (404, True)
 
 
 async def test_a_key_is_asked_for(door):
@@ -339,10 +343,102 @@ async def test_the_engine_holds_the_samplers_used_last(tmp_path):
             body = {"model_id": model, "seq_id": seq, "path": f"s{seq}"}
             made = (await http.post("/save_weights_for_sampler", json=body)).json()
             paths.append((await http.post("/retrieve_future", json=made)).json()["path"])
-    first = await service.adapter_for(paths[0])
-    others = [await service.adapter_for(paths[1]), await service.adapter_for(paths[2])]
+    first = await service.adapter_for(paths[0], None)
+    others = [await service.adapter_for(paths[1], None), await service.adapter_for(paths[2], None)]
     assert set(engine.adapters) == {model, *others}
-    assert await service.adapter_for(paths[0]) == first
+    assert await service.adapter_for(paths[0], None) == first
     with pytest.raises(NotFound, match="there is no checkpoint"):
-        await service.adapter_for(paths[0] + "x")
+        await service.adapter_for(paths[0] + "x", None)
     await service.close()
+
+
+async def test_too_large_a_body_is_refused_whole(door, monkeypatch):
+    monkeypatch.setattr("doorstep.training.app.MAX_BODY", 1000)
+
+    async def chunks():
+        for _ in range(11):
+            yield bytes(100)
+
+    answer = await door.http.post("/forward_backward", content=chunks())
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert "1100 bytes, and 1000 are taken; send fewer datums" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b'{"sdk_version": 1}',
+        b'{"sdk_version": "1", "user_metadata": {"a": ' + b"[" * 100_000,
+    ],
+)
+async def test_json_that_is_none_of_ours(door, body):
+    answer = await door.http.post("/create_session", content=body)
+    assert (answer.status_code, answer.json()["detail"][:14]) == (422, "CreateSession:")
+
+
+async def test_who_asks_for_too_much_at_once_is_told_to_come_back(door, monkeypatch):
+    monkeypatch.setattr("doorstep.training.promises.MAX_OPEN", 1)
+    door.engine.gate.clear()
+    wanted = await sampler(door)
+    first = await door.post("/asample", **sample(wanted, 0))
+    answer = await door.http.post("/asample", json=sample(wanted, 1))
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    door.engine.gate.set()
+    await door.fetch(first["request_id"])
+    assert await door.post("/asample", **sample(wanted, 1))
+
+
+async def test_training_that_waits_for_room_says_so(door, monkeypatch):
+    door.service._tools.capacity._limit = 10
+    door.engine.gate.clear()
+    session = await door.session()
+    first, second = [await door.model(session, number) for number in range(2)]
+    inside = await door.send(batch(first, 1).SerializeToString())
+    waits = await door.send(batch(second, 1).SerializeToString())
+    monkeypatch.setattr("doorstep.training.app.POLL_S", 0.02)
+    states = [(await door.fetch(request_id)).json() for request_id in (inside, waits)]
+    assert [state["queue_state"] for state in states] == ["active", "paused_capacity"]
+    assert "0 other calls wait before it" in states[1]["queue_state_reason"]
+    monkeypatch.undo()
+    door.engine.gate.set()
+    assert (await door.fetch(waits)).status_code == 200
+
+
+async def test_forward_by_its_old_address_leaves_no_gradient(door):
+    model = await door.model()
+    message = batch(model, 1)
+    weights = message.data[0].loss_fn_inputs["weights"]
+    weights.dense, weights.dtype = bytes.fromhex("0000803f"), schema().DTYPE_FLOAT32  # 1.0
+    answer = await door.http.post("/forward", content=message.SerializeToString())
+    await door.fetch(answer.json()["request_id"])
+    assert door.engine.adapters[model].gradient == 0
+    message.seq_id = 2
+    await door.fetch(await door.send(message.SerializeToString()))
+    assert door.engine.adapters[model].gradient == 1
+
+
+async def test_a_session_tells_once_that_a_surrogate_is_trained(door):
+    made = await door.post("/create_session", sdk_version="0.38.0", tags=[], project_id="p", display_name="mine")
+    assert "its formula is not published" in made["info_message"]
+    assert door.service.registry.session(made["session_id"], "local").display_name == "mine"
+
+
+async def test_a_custom_loss_that_is_not_allowed(door):
+    session = await door.session()
+    given = {"op": "placeholder", "name": "logprobs", "target": "logprobs"}
+    node = {"op": "call_function", "name": "x", "target": "os.system", "args": ["true"]}
+    end = {"op": "output", "name": "output", "target": "output", "args": [{"tuple": [{"ref": "x"}, {"dict": {}}]}]}
+    inputs, graph = [{"name": "logprobs", "rank": 1}], {"format": 1, "nodes": [given, node, end]}
+    fields = {"name": "bad", "inputs": inputs, "graph": graph}
+    made = await door.post("/create_custom_loss", session_id=session, custom_loss_seq_id=0, **fields)
+    failed = (await door.fetch(made["request_id"])).json()
+    assert ("os.system" in failed["error"], failed["category"]) == (True, "user")
+    model = await door.model(session)
+    wrong = batch(model, 1, loss="custom")
+    wrong.loss_fn_config_v2["loss_id"].text = f"{session}:loss:../../0"
+    failed = (await door.fetch(await door.send(wrong.SerializeToString()))).json()
+    assert "there is no custom loss" in failed["error"]

@@ -9,6 +9,7 @@ import typer
 
 from doorstep import __version__
 from doorstep.cli import (
+    conformance,
     costs,
     customers,
     deciding,
@@ -21,6 +22,7 @@ from doorstep.cli import (
     providers,
     reporting,
     serving,
+    training,
     working,
 )
 from doorstep.errors import DoorstepError, UsageError
@@ -67,12 +69,14 @@ for module in (
     deciding,
     reporting,
     serving,
+    training,
     providers,
     keys,
     customers,
     costs,
     importing,
     exporting,
+    conformance,
 ):
     module.register(app)
 

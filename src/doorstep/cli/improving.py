@@ -15,6 +15,7 @@ from doorstep.cli.working import Data
 from doorstep.config import Settings
 from doorstep.errors import UsageError
 from doorstep.fetch import fetch
+from doorstep.hub import model_folder
 from doorstep.improve.outcome import Outcome
 from doorstep.improve.plan import (
     DEFAULT_BUDGET_S,
@@ -105,7 +106,7 @@ def base_digest(settings: Settings) -> str:
     """Return the digest of the local base model, which must be configured."""
     if not settings.serve.model:
         raise UsageError("No local model is configured to train. Set model under [serve], such as 'tiny'.")
-    return config.weights_digest(config.model_folder(settings.serve.model))
+    return config.weights_digest(model_folder(settings.serve.model))
 
 
 def climb(settings: Settings, job: Job, workflow: Workflow, listener: "Listener", compare: Sequence[str]) -> Outcome:

@@ -20,8 +20,8 @@ from doorstep.types import Split
 SHOWN = 3  # of a list of problems
 LINES_PER_STAGE = 5  # where there is no terminal to draw bars on
 
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+err = Console(stderr=True, highlight=False, emoji=False)  # run ids hold :train:, which is no picture
+out = Console(highlight=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; progress goes to stderr.")]
 

@@ -18,11 +18,15 @@ from doorstep import config
 from doorstep.cli import local_server
 from doorstep.cli.output import say
 from doorstep.errors import UsageError
+from doorstep.hub import model_folder
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on. Beyond 127.0.0.1 keys are needed.")]
 Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")]
 Data = Annotated[str | None, typer.Option(help="Folder of the store, checkpoints and captures.")]
-Model = Annotated[str | None, typer.Option(help="Local model: 'tiny' (shipped), a folder, or '' for none.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Local model: 'tiny' (shipped), a folder, a name on the Hugging Face hub, or '' for none."),
+]
 Threads = Annotated[int | None, typer.Option(help="Threads of the engine; 0: two where there are two cores.")]
 
 
@@ -41,7 +45,7 @@ def serve(
     overrides = {"host": host, "port": port, "data": data, "model": model, "threads": threads}
     settings = config.load(overrides=overrides)
     if settings.serve.model:
-        config.model_folder(settings.serve.model)  # a wrong name is an error of one line, before anything starts
+        model_folder(settings.serve.model)  # a wrong name is an error of one line, before anything starts
     local_server.claim(settings.data)
     listener = _listen(settings.serve.host, settings.serve.port)
     from doorstep.gateway.keys import new_secret

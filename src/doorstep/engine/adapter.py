@@ -1,118 +1,133 @@
-"""A LoRA adapter: its numbers in one flat vector, merging into the base, and gradients back from merged weights.
+"""A LoRA adapter: its numbers in one flat vector, beside a base that it knows only as matrices with places.
 
-Training and sampling both run on merged matrices W + scaling·B·A. With dW the gradient of a merged matrix,
-dB = scaling·dW·Aᵀ and dA = scaling·Bᵀ·dW: the same gradients as through the factors, without their skinny products,
-which are slower than the matrix itself at the widths that a CPU can train.
+What it changes is a list of ``Site``s; a runtime makes that list, and finds the base's tensors by the sites' places.
+A runtime computes with the factors beside the base, or merges them into copies of its tensors, W + scaling·B·A. With dW
+the gradient of such a copy, dB = scaling·dW·Aᵀ and dA = scaling·Bᵀ·dW: the same gradients as through the factors.
 """
 
 import math
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from doorstep.engine.api import LoraSpec
-from doorstep.engine.native.decoder import Shape, Weights
 
-HEAD = -1
+Place = Any  # a runtime's own, hashable
+Group = Literal["attention", "mlp", "unembed"]
 
 
 class Site(NamedTuple):
-    """A matrix of the base that an adapter changes: rows ``start`` … ``stop`` of a packed weight."""
+    """A matrix of the base that an adapter changes: rows ``start`` … ``stop`` of the (outputs, inputs) tensor there.
+
+    With ``experts`` the tensor is that many matrices, (experts, outputs, inputs), each with factors of its own.
+    """
 
     name: str  # as PEFT spells it, without ``base_model.model.``
-    layer: int  # HEAD for the head
-    field: str
+    group: Group
+    place: Place
     start: int
     stop: int
     inputs: int
+    experts: int = 0
 
-    def of(self, weights: Weights) -> Tensor:
-        """Return the packed weight that this site is in."""
-        packed = weights.head if self.layer == HEAD else getattr(weights.layers[self.layer], self.field)
-        assert isinstance(packed, Tensor)
-        return packed
+    @property
+    def outputs(self) -> int:
+        """How many rows of the tensor are this site's."""
+        return self.stop - self.start
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return this site's rows of the tensor at its place."""
+        return tensor[..., self.start : self.stop, :]
 
 
 class Factors(NamedTuple):
-    """Views of one site's A (rank, inputs) and B (outputs, rank) in the flat vector."""
+    """Views of one site's A (rank, inputs) and B (outputs, rank) in a flat vector; one more dimension with experts."""
 
     a: Tensor
     b: Tensor
 
 
-class Adapter:
-    """An adapter, its gradients since the last step, and its optimiser."""
+class Trained(ABC):
+    """Numbers in one flat vector, their gradient since the last step, and their optimiser."""
 
-    def __init__(self, spec: LoraSpec, shape: Shape) -> None:
+    def __init__(self, spec: LoraSpec, flat: Tensor) -> None:
         self.spec = spec
-        self.scaling = spec.alpha / spec.rank
-        self.sites = sites(spec, shape)
-        size = sum(spec.rank * (site.inputs + site.stop - site.start) for site in self.sites)
-        self.flat = torch.zeros(size)
-        self.gradient = torch.zeros(size)
-        self.optimizer = torch.optim.AdamW([self.flat])
-        self.factors = self._views(self.flat)
-        self._gradients = self._views(self.gradient)
+        self.flat = flat
+        self.gradient = torch.zeros_like(flat)
+        self.optimizer = torch.optim.AdamW([flat], fused=True)
+
+    @abstractmethod
+    def copy(self) -> "Trained":
+        """Return the same numbers in memory of their own, without gradients and optimiser state."""
+
+
+class Adapter(Trained):
+    """An adapter; a fresh one is zero until ``initialise``."""
+
+    def __init__(self, spec: LoraSpec, sites: Sequence[Site], device: torch.device | str = "cpu") -> None:
+        self.sites = list(sites)
+        self._rank = spec.rank
+        super().__init__(spec, torch.zeros(sum(map(self.size, self.sites)), device=device))
+        self.factors = self.views(self.flat)
+
+    @property
+    def scaling(self) -> float:
+        """What B·A is multiplied by."""
+        return self.spec.alpha / self.spec.rank
 
     def initialise(self) -> None:
         """Draw A as PEFT does, uniform within 1/√inputs, from the spec's seed; B stays zero."""
         generator = torch.Generator().manual_seed(self.spec.seed)
         for site, factors in zip(self.sites, self.factors, strict=True):
             bound = 1 / math.sqrt(site.inputs)
-            factors.a.uniform_(-bound, bound, generator=generator)
+            factors.a.copy_(torch.empty(factors.a.shape).uniform_(-bound, bound, generator=generator))
 
-    def merge(self, base: Weights) -> Weights:
-        """Return the base with this adapter in it; what the adapter does not touch is shared."""
-        merged = {(site.layer, site.field): site.of(base) for site in self.sites}
-        merged = {place: packed.clone() for place, packed in merged.items()}
-        for site, factors in zip(self.sites, self.factors, strict=True):
-            packed = merged[site.layer, site.field]
-            packed[site.start : site.stop].addmm_(factors.b, factors.a, alpha=self.scaling)
-        layers = [
-            layer._replace(**{field: tensor for (index, field), tensor in merged.items() if index == number})
-            for number, layer in enumerate(base.layers)
-        ]
-        return base._replace(layers=layers, head=merged.get((HEAD, "head"), base.head))
+    def copy(self) -> "Adapter":
+        """Return an adapter of the same numbers."""
+        copied = Adapter(self.spec, self.sites, self.flat.device)
+        copied.flat.copy_(self.flat)
+        return copied
 
-    def add_gradients(self, merged: Weights) -> None:
-        """Add what backward passes left in the ``grad`` of merged weights."""
-        for site, factors, gradient in zip(self.sites, self.factors, self._gradients, strict=True):
-            packed = site.of(merged).grad
-            assert packed is not None
-            change = packed[site.start : site.stop]
-            gradient.b.addmm_(change, factors.a.T, alpha=self.scaling)
-            gradient.a.addmm_(factors.b.T, change, alpha=self.scaling)
+    def merge(self, tensors: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
+        """Return what the adapter makes of the base's ``tensors``: new ones at the places that it changes."""
+        merged: dict[Place, Tensor] = {}
+        for site, (a, b) in zip(self.sites, self.factors, strict=True):
+            if site.place not in merged:
+                merged[site.place] = tensors[site.place].clone()
+            part = site.of(merged[site.place])
+            a, b = a.to(part.dtype), b.to(part.dtype)
+            if site.experts:
+                part.baddbmm_(b, a, alpha=self.scaling)
+            else:
+                part.addmm_(b, a, alpha=self.scaling)
+        return merged
 
-    def _views(self, flat: Tensor) -> list[Factors]:
-        views, at, rank = [], 0, self.spec.rank
-        for site in self.sites:
-            a, outputs = rank * site.inputs, site.stop - site.start
-            b = at + a
-            views.append(Factors(flat[at:b].view(rank, site.inputs), flat[b : b + rank * outputs].view(outputs, rank)))
-            at = b + rank * outputs
-        return views
+    def add_gradients(self, gradients: Mapping[Place, Tensor]) -> None:
+        """Add what the gradients of merged tensors mean for the factors."""
+        views = self.views(self.gradient)
+        for site, factors, gradient in zip(self.sites, self.factors, views, strict=True):
+            change = site.of(gradients[site.place]).to(gradient.a.dtype)
+            if site.experts:
+                gradient.b.baddbmm_(change, factors.a.mT, alpha=self.scaling)
+                gradient.a.baddbmm_(factors.b.mT, change, alpha=self.scaling)
+            else:
+                gradient.b.addmm_(change, factors.a.T, alpha=self.scaling)
+                gradient.a.addmm_(factors.b.T, change, alpha=self.scaling)
 
+    def size(self, site: Site) -> int:
+        """Return how many numbers a site has."""
+        return self._rank * (site.inputs + site.outputs) * max(1, site.experts)
 
-def sites(spec: LoraSpec, shape: Shape) -> list[Site]:
-    """Return the matrices that a spec trains, in a fixed order."""
-    found: list[Site] = []
-    q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    for layer in range(shape.layers):
-        path = f"model.layers.{layer}"
-        if spec.train_attn:
-            found += [
-                Site(f"{path}.self_attn.q_proj", layer, "qkv", 0, q, shape.width),
-                Site(f"{path}.self_attn.k_proj", layer, "qkv", q, q + kv, shape.width),
-                Site(f"{path}.self_attn.v_proj", layer, "qkv", q + kv, q + 2 * kv, shape.width),
-                Site(f"{path}.self_attn.o_proj", layer, "o", 0, shape.width, q),
-            ]
-        if spec.train_mlp:
-            found += [
-                Site(f"{path}.mlp.gate_proj", layer, "gate_up", 0, shape.hidden, shape.width),
-                Site(f"{path}.mlp.up_proj", layer, "gate_up", shape.hidden, 2 * shape.hidden, shape.width),
-                Site(f"{path}.mlp.down_proj", layer, "down", 0, shape.width, shape.hidden),
-            ]
-    if spec.train_unembed:
-        found.append(Site("lm_head", HEAD, "head", 0, shape.vocabulary, shape.width))
-    return found
+    def views(self, flat: Tensor) -> list[Factors]:
+        """Return each site's factors in vectors (…, size) that are laid out like ``flat``."""
+        found, rank, sizes = [], self._rank, [self.size(site) for site in self.sites]
+        for site, part in zip(self.sites, flat.split(sizes, dim=-1), strict=True):
+            experts = (site.experts,) if site.experts else ()
+            inputs = rank * site.inputs * max(1, site.experts)
+            a, b = part.tensor_split((inputs,), dim=-1)
+            lead = (*flat.shape[:-1], *experts)
+            found.append(Factors(a.view(*lead, rank, site.inputs), b.view(*lead, site.outputs, rank)))
+        return found

@@ -116,12 +116,13 @@ class SampleParams(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     stop: list[list[int]] | None = None
     top_logprobs: int = 0  # how many likeliest choices to tell beside each token
+    tempered: bool = False  # tell log-probabilities at the temperature (where it is above 0), not at 1
     grammar: Grammar | None = None
 
 
 class Token(msgspec.Struct, frozen=True):
-    """One sampled token of sample ``index``. Log-probabilities are the model's own: at temperature 1, over the whole
-    vocabulary, before penalties and grammar. ``top`` are the likeliest choices, best first.
+    """One sampled token of sample ``index``. Log-probabilities are the model's own: over the whole vocabulary, before
+    penalties and grammar, at temperature 1 unless ``tempered``. ``top`` are the likeliest choices, best first.
     """
 
     index: int

@@ -7,8 +7,11 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import torch
@@ -16,102 +19,141 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from doorstep.engine.adapter import Adapter
-from doorstep.engine.api import Checkpoint, LoraSpec
-from doorstep.engine.native.base import Base
+from doorstep.engine.adapter import Adapter, Site, Trained
+from doorstep.engine.api import Checkpoint, LoraSpec, ModelInfo
 from doorstep.errors import EngineError
 
 CONFIG, TENSORS, OPTIMIZER = "adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors"
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
-HEAD = ("lm_head",)
 
 
-def save(adapter: Adapter, base: Base, folder: Path, optimizer: bool) -> Checkpoint:
+class Sites(Protocol):
+    """Which matrices of a base an adapter can change."""
+
+    def of(self, spec: LoraSpec) -> list[Site]:
+        """Return the sites that a spec trains, in a fixed order."""
+        ...
+
+    def targets(self, spec: LoraSpec) -> dict[str, list[str]]:
+        """Return what PEFT's configuration calls them: ``target_modules``, and where there are experts
+        ``target_parameters``.
+        """
+        ...
+
+
+def save(adapter: Adapter, info: ModelInfo, sites: Sites, folder: Path, optimizer: bool) -> Checkpoint:
     """Write the adapter to a folder that does not exist yet, or replace one."""
-    config = _config(adapter.spec, base)
-    tensors = {name: tensor.clone() for name, tensor in _tensors(adapter).items()}  # each in memory of its own
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    config = _config(adapter.spec, info, sites)
+    with appearing(folder) as temporary:
         (temporary / CONFIG).write_bytes(msgspec.json.format(msgspec.json.encode(config)))
+        tensors = {name: own(tensor.flatten(1)) for name, tensor in _tensors(adapter).items()}
         save_file(tensors, temporary / TENSORS, metadata={"format": "pt"})
         if optimizer:
-            save_file(_optimizer_state(adapter), temporary / OPTIMIZER)
-        size = sum(file.stat().st_size for file in temporary.iterdir())
-        _publish(temporary, folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise EngineError(f"the adapter could not be written to {folder}: {error}", "server") from error
-    return Checkpoint(digest=_digest(config, adapter), size=size)
+            save_file(optimizer_state(adapter), temporary / OPTIMIZER)
+        size = size_of(temporary)
+    return Checkpoint(digest=digest(config, adapter), size=size)
 
 
-def load(base: Base, folder: Path, optimizer: bool) -> Adapter:
+def load(info: ModelInfo, sites: Sites, folder: Path, optimizer: bool, device: torch.device | str = "cpu") -> Adapter:
     """Read an adapter; EngineError says why a folder does not fit the base."""
     try:
-        spec = _spec(msgspec.json.decode((folder / CONFIG).read_bytes()))
+        spec = _spec(msgspec.json.decode((folder / CONFIG).read_bytes()), sites)
         tensors = load_file(folder / TENSORS)
-        state = load_file(folder / OPTIMIZER) if optimizer else {}
+        state = load_file(folder / OPTIMIZER, device=str(device)) if optimizer else {}
     except (OSError, msgspec.DecodeError, SafetensorError, KeyError, TypeError) as error:
         raise EngineError(f"{folder} holds no adapter that can be read: {error}") from error
-    adapter = Adapter(spec, base.shape)
+    adapter = Adapter(spec, sites.of(spec), device)
     wanted = _tensors(adapter)
-    if {name: tensor.shape for name, tensor in wanted.items()} != {name: part.shape for name, part in tensors.items()}:
-        raise EngineError(
-            f"the adapter in {folder} was made for another base: its matrices do not fit {base.info.name}"
-        )
+    shapes = {name: tensor.flatten(1).shape for name, tensor in wanted.items()}
+    if shapes != {name: part.shape for name, part in tensors.items()}:
+        raise EngineError(f"the adapter in {folder} was made for another base: its matrices do not fit {info.name}")
     for name, tensor in wanted.items():
-        tensor.copy_(tensors[name])
-    if state and state["step"] > 0:
-        adapter.optimizer.state[adapter.flat] = state
+        tensor.copy_(tensors[name].view(tensor.shape))
+    restore(adapter, state)
     return adapter
 
 
-def _config(spec: LoraSpec, base: Base) -> dict[str, Any]:
-    chosen = ATTENTION * spec.train_attn + MLP * spec.train_mlp + HEAD * spec.train_unembed
+def _config(spec: LoraSpec, info: ModelInfo, sites: Sites) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base.info.name,
-        "revision": base.info.digest,
+        "base_model_name_or_path": info.name,
+        "revision": info.digest,
         "r": spec.rank,
         "lora_alpha": spec.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": list(chosen),
+        **{key: names for key, names in sites.targets(spec).items() if names},
         "inference_mode": True,
     }
 
 
-def _spec(config: dict[str, Any]) -> LoraSpec:
-    targets = set(config["target_modules"])
-    groups = [group for group in (ATTENTION, MLP, HEAD) if set(group) <= targets]
-    if targets != {name for group in groups for name in group}:
-        raise EngineError(f"the adapter changes {', '.join(sorted(targets))}; whole groups of matrices are served here")
-    return LoraSpec(
-        rank=config["r"],
-        alpha=float(config["lora_alpha"]),
-        train_attn=ATTENTION in groups,
-        train_mlp=MLP in groups,
-        train_unembed=HEAD in groups,
-    )
+def _spec(config: dict[str, Any], sites: Sites) -> LoraSpec:
+    given = {*(config.get("target_modules") or ()), *(config.get("target_parameters") or ())}
+    for attention, mlp, unembed in product((True, False), repeat=3):
+        spec = LoraSpec(
+            rank=config["r"],
+            alpha=float(config["lora_alpha"]),
+            train_attn=attention,
+            train_mlp=mlp,
+            train_unembed=unembed,
+        )
+        if given == set(chain(*sites.targets(spec).values())):
+            return spec
+    raise EngineError(f"the adapter changes {', '.join(sorted(given))}; whole groups of matrices are served here")
 
 
 def _tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """Return views of the factors as PEFT lays them out: with experts (E·rank, inputs) and (outputs, rank, E)."""
     named: dict[str, Tensor] = {}
-    for site, factors in zip(adapter.sites, adapter.factors, strict=True):
-        named[f"base_model.model.{site.name}.lora_A.weight"] = factors.a
-        named[f"base_model.model.{site.name}.lora_B.weight"] = factors.b
+    for site, (a, b) in zip(adapter.sites, adapter.factors, strict=True):
+        named[f"base_model.model.{site.name}.lora_A.weight"] = a.flatten(0, -2)
+        named[f"base_model.model.{site.name}.lora_B.weight"] = b.permute(1, 2, 0) if site.experts else b
     return named
 
 
-def _optimizer_state(adapter: Adapter) -> dict[str, Tensor]:
+def own(tensor: Tensor) -> Tensor:
+    """Return a tensor's numbers in memory of their own on the CPU, as a file wants them."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def optimizer_state(adapter: Trained) -> dict[str, Tensor]:
+    """Return AdamW's state, only ``step`` 0 before the first step."""
     state: dict[str, Tensor] = adapter.optimizer.state.get(adapter.flat) or {"step": torch.tensor(0.0)}
-    return state
+    return {name: own(tensor) for name, tensor in state.items()}
 
 
-def _digest(config: dict[str, Any], adapter: Adapter) -> str:
-    return hashlib.sha256(msgspec.json.encode(config, order="sorted") + adapter.flat.numpy().tobytes()).hexdigest()
+def restore(adapter: Trained, state: dict[str, Tensor]) -> None:
+    """Go on from a saved ``optimizer_state``; an empty one leaves the optimiser fresh."""
+    if state and state["step"] > 0:
+        moments = {name: tensor.to(adapter.flat.device) for name, tensor in state.items()}
+        adapter.optimizer.state[adapter.flat] = moments | {"step": state["step"]}  # torch keeps it on the CPU
+
+
+def digest(config: Any, adapter: Trained) -> str:
+    """Return the SHA-256 of what is trained: its settings and its numbers."""
+    numbers = adapter.flat.cpu().numpy().tobytes()
+    return hashlib.sha256(msgspec.json.encode(config, order="sorted") + numbers).hexdigest()
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of a folder's files."""
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder to write to, and put it in the place of ``folder`` when all went well."""
+    temporary: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        yield temporary
+        _publish(temporary, folder)
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own error
+        raise EngineError(f"nothing could be written to {folder}: {error}", "server") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _publish(temporary: Path, folder: Path) -> None:

@@ -1,24 +1,25 @@
 """The engine in this process: asyncio in front, one worker thread behind that owns every tensor.
 
-Operations on one adapter wait in its lane and take effect in order. The worker goes round: a slice of each lane, then
-tokens for everything that samples; so neither long training calls nor long answers hold up the others. How work
-interleaves never changes a result.
+Operations on one adapter wait in its lane and take effect in order. The worker goes round: what is at the lanes' heads,
+a pass of training for all calls that came to a head together, then tokens for everything that samples; so neither long
+training calls nor long answers hold up the others. How work interleaves never changes a result.
 """
 
 import asyncio
+import math
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from doorstep.engine import checkpoint
-from doorstep.engine.adapter import Adapter
+from doorstep.engine.adapter import Trained
 from doorstep.engine.api import (
     AdamParams,
     Checkpoint,
@@ -34,14 +35,18 @@ from doorstep.engine.api import (
     TrainResult,
     TrainRow,
 )
-from doorstep.engine.native import trainer
-from doorstep.engine.native.base import Base, load_base
-from doorstep.engine.native.decoder import Weights
-from doorstep.engine.native.sampler import Batch
-from doorstep.engine.requests import Request, check_request, check_tokens
+from doorstep.engine.native.base import takes
+from doorstep.engine.native.runtime import NativeRuntime
+from doorstep.engine.requests import Request, check_request
+from doorstep.engine.rows import check_images
+from doorstep.engine.runtime import Runtime, Task
+from doorstep.engine.scoring import check_score
+from doorstep.engine.steps import optim_step
 from doorstep.errors import EngineError, EngineUnavailable
 
+GATHER_S = 0.001  # calls of several clients that come so close to each other are taken up together
 SLICE_S = 0.05  # of one lane before everything that samples gets a token
+MAX_RANK = 512
 MAX_ROWS = 512  # samples that decode at once, all adapters together; others wait
 
 T = TypeVar("T")
@@ -50,28 +55,34 @@ Finish = Callable[[Any, EngineError | None], None]
 
 
 class LocalEngine:
-    """An ``Engine`` on torch in fp32 on the CPU. Make it by ``await LocalEngine.start(…)``; ``close`` it."""
+    """An ``Engine`` on torch. Make it by ``await LocalEngine.start(…)``; ``close`` it."""
 
-    def __init__(self, worker: "_Worker", base: Base) -> None:
+    def __init__(self, worker: "_Worker", runtime: Runtime[Any]) -> None:
         self._worker = worker
-        self._base = base
+        self._runtime = runtime
 
     @classmethod
-    async def start(cls, folder: Path, name: str, threads: int = 1) -> "LocalEngine":
-        """Load a model folder. ``threads`` are those of a matrix product; results hold for one number of threads."""
-        base = await asyncio.to_thread(load_base, folder, name)
-        worker = _Worker(base, threads)
+    async def start(
+        cls, folder: Path, name: str, threads: int = 1, device: str = "cpu", nf4: bool = False
+    ) -> "LocalEngine":
+        """Load a model folder. ``threads`` are those of a matrix product; results hold for one number of threads.
+
+        ``device`` is ``cpu`` (fp32), ``cuda`` (bf16), or ``auto``: CUDA where there is one. With ``nf4`` the base's
+        matrices are kept in four bits a number.
+        """
+        runtime = await asyncio.to_thread(_runtime, folder, name, device, nf4)
+        worker = _Worker(runtime, threads)
         worker.start()
-        return cls(worker, base)
+        return cls(worker, runtime)
 
     async def info(self) -> ModelInfo:
         """Describe the base model."""
-        return self._base.info
+        return self._runtime.info
 
     async def create_adapter(self, adapter: str, spec: LoraSpec) -> None:
         """Make a fresh adapter."""
-        if not 1 <= spec.rank <= 512 or not spec.alpha > 0:
-            raise EngineError(f"rank is {spec.rank}, alpha {spec.alpha}; rank must be 1 to 512, alpha above 0")
+        if not 0 <= spec.rank <= MAX_RANK or not 0 < spec.alpha < math.inf:
+            raise EngineError(f"rank is {spec.rank}, alpha {spec.alpha}; rank must be 0 to {MAX_RANK}, alpha above 0")
         if not (spec.train_attn or spec.train_mlp or spec.train_unembed):
             raise EngineError("the adapter would train nothing; set train_attn, train_mlp or train_unembed")
         await self._do(adapter, self._worker.create(adapter, spec))
@@ -82,7 +93,7 @@ class LocalEngine:
 
     async def measure(self, images: Sequence[bytes]) -> list[int]:
         """Return how many tokens each image takes."""
-        raise EngineError(f"{self._base.info.name} takes no images")
+        return await asyncio.to_thread(self._runtime.measure, images)
 
     async def drop_adapter(self, adapter: str) -> None:
         """Forget an adapter; what it is sampling goes on to its end."""
@@ -92,7 +103,7 @@ class LocalEngine:
         self, adapter: str, rows: list[TrainRow], loss: Loss, forward_only: bool = False
     ) -> TrainResult:
         """Add a loss's gradients to those of the adapter since its last step."""
-        trainer.check_rows(rows, loss, self._base.info)
+        self._runtime.check(rows, loss)
         return await self._do(adapter, self._worker.forward_backward(adapter, rows, loss, forward_only))
 
     async def optim_step(self, adapter: str, params: AdamParams) -> dict[str, float]:
@@ -115,10 +126,9 @@ class LocalEngine:
         images: Sequence[Image] = (),
     ) -> Scores:
         """Return each token's log-probability given those before it."""
-        if not 1 <= len(tokens) <= self._base.info.max_context:
-            raise EngineError(f"{len(tokens)} tokens to score; the model takes 1 to {self._base.info.max_context}")
-        check_tokens("the text", tokens, self._base.info)
-        return await self._do(adapter, self._worker.score(adapter, tokens))
+        check_score(tokens, params, self._runtime.info)
+        check_images(images, tokens, self._runtime.info)
+        return await self._do(adapter, self._worker.score(adapter, tokens, params, images))
 
     async def sample(
         self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1, images: Sequence[Image] = ()
@@ -136,10 +146,12 @@ class LocalEngine:
         self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1, images: Sequence[Image] = ()
     ) -> AsyncGenerator[list[Token | Finished], None]:
         """Stream ``n`` samples of a prompt, everything of one step together."""
-        check_request(prompt, params, n, self._base.info)
+        check_request(prompt, params, n, self._runtime.info)
+        check_images(images, prompt, self._runtime.info)
         arrived: asyncio.Queue[list[Token | Finished] | EngineError] = asyncio.Queue()
         emit = partial(_call_soon, asyncio.get_running_loop(), arrived.put_nowait)
-        request = Request(prompt, params, n, images, self._base, emit)
+        make = partial(Request, prompt, params, n, images, self._runtime, emit)
+        request = make() if params.grammar is None else await asyncio.to_thread(make)  # compiling takes a while
 
         def admitted(_: None, error: EngineError | None) -> None:
             if error is not None:
@@ -169,40 +181,54 @@ class LocalEngine:
         return await future
 
 
+def _runtime(folder: Path, name: str, device: str, nf4: bool) -> Runtime[Any]:
+    """Load a model folder with the quickest runtime that takes it."""
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise EngineError(f"{folder} holds no model: it must have config.json and *.safetensors")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not nf4 and takes(folder):
+        return NativeRuntime(folder, name, torch.device(device))
+    from doorstep.engine.modules.runtime import ModulesRuntime  # slow to import, and seldom needed
+
+    return ModulesRuntime(folder, name, torch.device(device), nf4)
+
+
 class _Held:
-    """An adapter, what it is merged into, and the batch that samples from that; both until its weights change."""
+    """An adapter, and what it computes with until its numbers change."""
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, runtime: Runtime[Any], adapter: Trained) -> None:
         self.adapter = adapter
-        self._weights: Weights | None = None
-        self._batch: Batch | None = None
+        self._runtime = runtime
+        self._weights: Any = None
 
-    def weights(self, base: Base) -> Weights:
+    def weights(self) -> Any:
         if self._weights is None:
-            self._weights = self.adapter.merge(base.weights)
+            self._weights = self._runtime.merged(self.adapter)
         return self._weights
 
-    def batch(self, base: Base) -> Batch:
-        if self._batch is None:
-            self._batch = Batch(base, self.weights(base))
-        return self._batch
+    def copy(self) -> "_Held":
+        copied = _Held(self._runtime, self.adapter.copy())
+        copied._weights = self._weights
+        return copied
 
     def changed(self) -> None:
-        self._weights = self._batch = None
+        self._weights = None
 
 
 class _Worker(threading.Thread):
     """The thread that owns the tensors. Its public generators are operations; each ``yield`` ends a slice."""
 
-    def __init__(self, base: Base, threads: int) -> None:
+    def __init__(self, runtime: Runtime[Any], threads: int) -> None:
         super().__init__(name="engine", daemon=True)
-        self._base = base
+        self._runtime = runtime
         self._threads = threads
         self._inbox: queue.SimpleQueue[tuple[str | None, Work[Any], Finish] | None] = queue.SimpleQueue()
         self._lanes: dict[str | None, deque[tuple[Work[Any], Finish]]] = {}
         self._held: dict[str, _Held] = {}
-        self._plain = Batch(base, base.weights)
-        self._batches: list[Batch] = []
+        self._waiting: list[Task[Any]] = []
+        self._training: list[tuple[list[Task[Any]], Generator[None, None, None]]] = []
+        self._sampler = runtime.sampler()
         self._stopped = False
 
     def put(self, adapter: str | None, work: Work[Any], finish: Finish) -> None:
@@ -222,10 +248,13 @@ class _Worker(threading.Thread):
         torch.set_num_threads(self._threads)
         while not self._stopped:
             self._receive()
-            paused = sum(self._advance(name) for name in list(self._lanes))
-            until = time.monotonic() + paused  # as long again for sampling, so that neither starves
+            for name in list(self._lanes):
+                self._advance(name)
+            began = time.monotonic()
+            self._train()
+            until = 2 * time.monotonic() - began  # as long again for sampling, so that neither starves
             self._sample()
-            while self._batches and not self._stopped and time.monotonic() < until:
+            while self._sampler.rows and not self._stopped and time.monotonic() < until:
                 self._sample()
         self._fail_all(EngineUnavailable("the engine was closed"))
 
@@ -234,16 +263,11 @@ class _Worker(threading.Thread):
     def create(self, name: str, spec: LoraSpec) -> Work[None]:
         if name in self._held:
             raise EngineError(f"there is an adapter {name} already; drop it first")
-        adapter = Adapter(spec, self._base.shape)
-        adapter.initialise()
-        self._held[name] = _Held(adapter)
+        self._held[name] = _Held(self._runtime, self._runtime.adapter(spec))
         yield from ()
 
     def copy(self, source: str, target: str) -> Work[None]:
-        held = self._find(source)
-        copied = Adapter(held.adapter.spec, self._base.shape)
-        copied.flat.copy_(held.adapter.flat)
-        self._held[target] = _Held(copied)
+        self._held[target] = self._find(source).copy()
         yield from ()
 
     def drop(self, name: str) -> Work[None]:
@@ -253,39 +277,40 @@ class _Worker(threading.Thread):
 
     def forward_backward(self, name: str, rows: list[TrainRow], loss: Loss, forward_only: bool) -> Work[TrainResult]:
         held = self._find(name)
-        weights = held.weights(self._base)
-        return (yield from trainer.forward_backward(self._base, held.adapter, weights, rows, loss, forward_only))
+        task = Task(held.adapter, held.weights, rows, loss, forward_only)
+        self._waiting.append(task)
+        while task.done is None:
+            yield
+        if isinstance(task.done, EngineError):
+            raise task.done
+        return task.done
 
     def optim_step(self, name: str, params: AdamParams) -> Work[dict[str, float]]:
         held = self._find(name)
-        metrics = trainer.optim_step(held.adapter, params)
+        metrics = optim_step(held.adapter, params)
         held.changed()
         yield from ()
         return metrics
 
     def save(self, name: str, folder: Path, optimizer: bool) -> Work[Checkpoint]:
         yield from ()
-        return checkpoint.save(self._find(name).adapter, self._base, folder, optimizer)
+        return self._runtime.save(self._find(name).adapter, folder, optimizer)
 
     def load(self, name: str, folder: Path, optimizer: bool) -> Work[LoraSpec]:
-        held = _Held(checkpoint.load(self._base, folder, optimizer))
+        held = _Held(self._runtime, self._runtime.load(folder, optimizer))
         self._held[name] = held
         yield from ()
         return held.adapter.spec
 
-    def score(self, name: str | None, tokens: list[int]) -> Work[Scores]:
+    def score(self, name: str | None, tokens: list[int], params: ScoreParams, images: Sequence[Image]) -> Work[Scores]:
         yield from ()
-        weights = self._base.weights if name is None else self._find(name).weights(self._base)
-        return trainer.score(self._base, weights, tokens)
+        return self._runtime.score(self._weights(name), tokens, params, images)
 
     def sample(self, name: str | None, request: Request) -> Work[None]:
-        while sum(batch.rows for batch in self._batches) > MAX_ROWS - len(request.samples) and self._batches:
+        while self._sampler.rows > MAX_ROWS - len(request.samples) and self._sampler.rows:
             yield
-        batch = self._plain if name is None else self._find(name).batch(self._base)
         if not request.cancelled:
-            batch.add(request)
-            if batch not in self._batches:
-                self._batches.append(batch)
+            self._sampler.add(self._weights(name), request)
 
     # How the above is run
 
@@ -294,25 +319,27 @@ class _Worker(threading.Thread):
             raise EngineError(f"there is no adapter {name}; create or load it first")
         return self._held[name]
 
-    def _receive(self) -> None:
-        """Sort what has arrived into lanes; wait for it when there is nothing else to do."""
-        idle = not self._lanes and not self._batches
-        while idle or not self._inbox.empty():
-            item = self._inbox.get()
-            if item is None:
-                return
-            name, work, finish = item
-            self._lanes.setdefault(name, deque()).append((work, finish))
-            idle = False
+    def _weights(self, name: str | None) -> Any:
+        return self._runtime.merged(None) if name is None else self._find(name).weights()
 
-    def _advance(self, name: str | None) -> float:
-        """Run a lane until an operation pauses, or its time is up. Return the seconds of what paused."""
+    def _receive(self) -> None:
+        """Sort what has arrived into lanes; when idle wait for it, and a little for what comes with it."""
+        idle = not self._lanes and not self._sampler.rows
+        wait = None if idle else 0.0
+        with suppress(queue.Empty):
+            while (item := self._inbox.get(wait != 0, wait)) is not None:
+                name, work, finish = item
+                self._lanes.setdefault(name, deque()).append((work, finish))
+                wait = GATHER_S if idle else 0.0
+
+    def _advance(self, name: str | None) -> None:
+        """Run a lane until an operation pauses, or its time is up."""
         lane, began = self._lanes[name], time.monotonic()
         while lane and time.monotonic() < began + SLICE_S:
             work, finish = lane[0]
             try:
                 next(work)
-                return time.monotonic() - began
+                return
             except StopIteration as end:
                 finish(end.value, None)
             except Exception as error:
@@ -320,17 +347,26 @@ class _Worker(threading.Thread):
             lane.popleft()
         if not lane:
             del self._lanes[name]
-        return 0.0
+
+    def _train(self) -> None:
+        """Take up together what waits to be trained; go on a little with all that is under way."""
+        if self._waiting:
+            self._training.append((self._waiting, self._runtime.train(self._waiting)))
+            self._waiting = []
+        for tasks, work in self._training:
+            try:
+                next(work, None)
+            except Exception as error:
+                for task in tasks:
+                    task.done = task.done or _engine_error(error)
+        self._training = [each for each in self._training if any(task.done is None for task in each[0])]
 
     def _sample(self) -> None:
-        for batch in self._batches:
-            try:
-                batch.step()
-            except Exception as error:
-                for request in batch.requests():
-                    request.cancelled = True
-                    request.emit(_engine_error(error))
-        self._batches = [batch for batch in self._batches if batch.rows]
+        try:
+            self._sampler.step()
+        except Exception as error:
+            for request in self._sampler.requests():
+                request.fail(_engine_error(error))
 
     def _fail_all(self, error: EngineError) -> None:
         while not self._inbox.empty():
@@ -339,9 +375,8 @@ class _Worker(threading.Thread):
         for lane in self._lanes.values():
             for _, finish in lane:
                 finish(None, error)
-        for batch in self._batches:
-            for request in batch.requests():
-                request.emit(error)
+        for request in self._sampler.requests():
+            request.emit(error)
 
 
 def _engine_error(error: Exception) -> EngineError:

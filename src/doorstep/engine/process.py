@@ -27,10 +27,12 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="of the base model")
     parser.add_argument("--socket", required=True, help="path to listen on")
     parser.add_argument("--threads", type=int, required=True, help="of a matrix product")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto: cuda where there is one")
+    parser.add_argument("--nf4", action="store_true", help="keep the base's matrices in four bits a number")
     arguments = parser.parse_args()
     threading.Thread(target=_die_with_owner, daemon=True).start()
     try:
-        asyncio.run(_serve(arguments.folder, arguments.name, arguments.socket, arguments.threads))
+        asyncio.run(_serve(arguments))
     except EngineError as error:
         sys.exit(str(error))
 
@@ -42,15 +44,17 @@ def _die_with_owner() -> None:
     os._exit(0)
 
 
-async def _serve(folder: Path, name: str, socket: str, threads: int) -> None:
-    engine = await LocalEngine.start(folder, name, threads)
+async def _serve(arguments: argparse.Namespace) -> None:
+    engine = await LocalEngine.start(
+        arguments.folder, arguments.name, arguments.threads, arguments.device, arguments.nf4
+    )
     gone = asyncio.Event()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _Connection(engine, reader, writer).run()
         gone.set()
 
-    server = await asyncio.start_unix_server(connected, socket)
+    server = await asyncio.start_unix_server(connected, arguments.socket)
     print("ready", flush=True)
     await gone.wait()
     server.close()

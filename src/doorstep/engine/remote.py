@@ -57,12 +57,16 @@ class RemoteEngine:
         self._reading = asyncio.create_task(self._read(reader))
 
     @classmethod
-    async def start(cls, folder: Path, name: str, threads: int, log: Path) -> "RemoteEngine":
+    async def start(
+        cls, folder: Path, name: str, threads: int, log: Path, device: str = "cpu", nf4: bool = False
+    ) -> "RemoteEngine":
         """Start the process and wait until its model is loaded; what it prints is added to ``log``."""
         place = Path(tempfile.mkdtemp(prefix="doorstep-"))  # a socket's path must be short
         socket = str(place / "engine")
         try:
-            process = await _spawn(folder, name, threads, socket, log)
+            settings = {"folder": folder, "name": name, "socket": socket, "threads": threads, "device": device}
+            arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+            process = await _spawn([*arguments, *["--nf4"] * nf4], threads, log)
             reader, writer = await asyncio.open_unix_connection(socket)
         finally:
             shutil.rmtree(place)
@@ -196,10 +200,8 @@ class RemoteEngine:
         return EngineUnavailable(f"the engine process has ended; start it again. What it said last is in {self._log}")
 
 
-async def _spawn(folder: Path, name: str, threads: int, socket: str, log: Path) -> asyncio.subprocess.Process:
+async def _spawn(arguments: list[str], threads: int, log: Path) -> asyncio.subprocess.Process:
     """Start the process and wait for its ``ready``; if it ends before, raise what it said."""
-    values = {"--folder": str(folder), "--name": name, "--socket": socket, "--threads": str(threads)}
-    arguments = [part for pair in values.items() for part in pair]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         began = output.tell()

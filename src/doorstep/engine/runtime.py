@@ -2,35 +2,43 @@
 
 Two implement it: ``native`` for decoders that it knows, ``modules`` for whatever ``transformers`` has. Everything here
 is called on the worker's thread. ``W`` is what a runtime computes with, an adapter merged into the base, or beside it;
-the worker only carries it about, and makes it anew when the adapter has changed.
+the worker only carries it about, and makes it anew when the adapter has changed. What is trained is a ``Trained`` of
+the runtime's own making: an adapter, or with rank 0 the model's own parameters.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from doorstep.engine.adapter import Adapter
+from doorstep.engine.adapter import Trained
 from doorstep.engine.api import Checkpoint, Image, LoraSpec, Loss, ModelInfo, ScoreParams, Scores, TrainResult, TrainRow
 from doorstep.engine.requests import Request
 from doorstep.errors import EngineError
 
 W = TypeVar("W")
-W_in = TypeVar("W_in", contravariant=True)
+W_contra = TypeVar("W_contra", contravariant=True)
 
 
 class Task(Generic[W]):
     """One forward-backward of one adapter. ``done`` has its result or error when ``train`` has come to its end."""
 
-    def __init__(self, adapter: Adapter, weights: W, rows: list[TrainRow], loss: Loss, forward_only: bool) -> None:
+    def __init__(
+        self, adapter: Any, merged: Callable[[], W], rows: list[TrainRow], loss: Loss, forward_only: bool
+    ) -> None:
         self.adapter = adapter
-        self.weights = weights
+        self._merged = merged
         self.rows = rows
         self.loss = loss
         self.forward_only = forward_only
         self.done: TrainResult | EngineError | None = None
 
+    @property
+    def weights(self) -> W:
+        """What to compute with, for a runtime that does not train beside the base; made when first asked for."""
+        return self._merged()
 
-class Sampler(Protocol[W_in]):
+
+class Sampler(Protocol[W_contra]):
     """Everything that is being sampled, of all adapters."""
 
     @property
@@ -42,7 +50,7 @@ class Sampler(Protocol[W_in]):
         """Return the requests with samples alive."""
         ...
 
-    def add(self, weights: W_in, request: Request) -> None:
+    def add(self, weights: W_contra, request: Request) -> None:
         """Read a request's prompt and choose its first tokens."""
         ...
 
@@ -57,19 +65,19 @@ class Runtime(Protocol[W]):
     info: ModelInfo
     ends: list[list[int]]  # its end-of-text tokens
 
-    def adapter(self, spec: LoraSpec) -> Adapter:
+    def adapter(self, spec: LoraSpec) -> Trained:
         """Make an adapter as training begins: it changes nothing yet."""
         ...
 
-    def save(self, adapter: Adapter, folder: Path, optimizer: bool) -> Checkpoint:
+    def save(self, adapter: Any, folder: Path, optimizer: bool) -> Checkpoint:
         """Write an adapter, atomically, in the format that others read."""
         ...
 
-    def load(self, folder: Path, optimizer: bool) -> Adapter:
+    def load(self, folder: Path, optimizer: bool) -> Trained:
         """Read an adapter; EngineError says why a folder does not fit the base."""
         ...
 
-    def merged(self, adapter: Adapter | None) -> W:
+    def merged(self, adapter: Any | None) -> W:
         """Return what to compute with; None is the base itself."""
         ...
 

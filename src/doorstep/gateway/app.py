@@ -24,9 +24,12 @@ def routes(gateway: Gateway) -> list[Route]:
     """Return the routes to put at the root."""
     found = []
     for scope in ("", "/runs/{run_id}"):
+        for under in (scope, scope + table.HOSTED_OPENAI):
+            found += [
+                Route(f"{under}/v1/models", Listing(gateway), methods=["GET"]),
+                Route(f"{under}/v1/models/{{model:path}}", OneModel(gateway), methods=["GET"]),
+            ]
         found += [
-            Route(f"{scope}/v1/models", Listing(gateway), methods=["GET"]),
-            Route(f"{scope}/v1/models/{{model:path}}", OneModel(gateway), methods=["GET"]),
             Route(f"{scope}/{{path:path}}", Calls(gateway), methods=["POST"]),
             Route(f"{scope}/v1/{{path:path}}", Unknown()),
         ]

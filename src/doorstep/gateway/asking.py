@@ -41,6 +41,7 @@ class Asking:
         head: Head,
         body: bytes,
         headers: Mapping[bytes, bytes],
+        key_id: str,
     ) -> None:
         self.target: Target | None = None
         self.answer: Answer | None = None
@@ -51,6 +52,7 @@ class Asking:
         self._head = head
         self._body = body
         self._headers = headers
+        self._key_id = key_id
         self._step: Try | None = None
 
     @property
@@ -143,6 +145,7 @@ class Asking:
                 model=target.model,
                 adapter=target.adapter,
                 key=step.key,
+                key_id=self._key_id,
             )
         )
         body = answer.body

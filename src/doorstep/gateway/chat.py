@@ -147,6 +147,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
     stop: list[str] = []
     seed: int | None = None
     n: int = 1

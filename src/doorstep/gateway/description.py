@@ -19,6 +19,7 @@ from doorstep.gateway.dialects import (
     anthropic_count,
     anthropic_messages,
     openai_chat,
+    openai_completions,
     openai_embeddings,
     openai_image_edits,
     openai_images,
@@ -235,6 +236,12 @@ _CALLS = (
         "OpenAI Responses",
         _object("model", "input", model=TEXT, input={"type": ["string", "array"]}, stream=_STREAM),
         {JSON: _object("id", "output", id=TEXT, output=_list(ANYTHING)), EVENTS: EVENT},
+    ),
+    _call(
+        openai_completions.PATH,
+        "OpenAI's legacy completions",
+        _object("model", "prompt", model=TEXT, prompt={"type": ["string", "array"]}, stream=_STREAM),
+        {JSON: _object("id", "choices", id=TEXT, choices=_list(ANYTHING)), EVENTS: EVENT},
     ),
     _call(
         openai_embeddings.PATH,

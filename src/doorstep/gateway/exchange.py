@@ -168,6 +168,7 @@ class Exchange:
             head=head,
             body=asked.body,
             headers=asked.headers,
+            key_id=asked.caller.key_id,
         )
         return self._kept_answer(plan, head, asking) or await asking.begin()
 

@@ -6,7 +6,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from starlette.requests import Request
@@ -19,7 +19,7 @@ from doorstep.gateway.dialects import openai_chat
 from doorstep.gateway.door import NO_KEY
 from doorstep.gateway.gateway import Gateway
 from doorstep.gateway.histogram import Histogram
-from doorstep.gateway.metrics import Metrics
+from doorstep.gateway.metrics import Family, Labels, Metrics, Sample
 from doorstep.gateway.recorder import Recorder
 from doorstep.gateway.traffic import Traffic
 from doorstep.gateway.traffic.circuit import State
@@ -30,25 +30,30 @@ STARTED = time.time()
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STATM = Path("/proc/self/statm")
 
-Labels = tuple[tuple[str, str], ...]
-Sample = tuple[Labels, float]
 _NAMES = ("dialect", "provider", "model")
 
 
-def routes(gateway: Gateway, meter: Meter) -> list[Route]:
-    """Return the route to put at the root."""
+def routes(gateway: Gateway, meter: Meter, others: Callable[[], Iterable[Family]] = tuple) -> list[Route]:
+    """Return the route to put at the root; ``others`` gives what other parts count."""
 
     async def page(request: Request) -> Response:
         if gateway.keys.who(dict(request.headers.raw)) is None:
             return Response(openai_chat.error(401, NO_KEY), 401, media_type="application/json")
         await asyncio.to_thread(meter.read)
-        written = text(gateway.metrics, meter, gateway.recorder, gateway.traffic, gateway.cache)
+        written = text(gateway.metrics, meter, gateway.recorder, gateway.traffic, gateway.cache, others())
         return Response(written, media_type=MEDIA_TYPE)
 
     return [Route("/metrics", page, methods=["GET"])]
 
 
-def text(metrics: Metrics, meter: Meter, recorder: Recorder, traffic: Traffic, cache: Cache) -> bytes:
+def text(
+    metrics: Metrics,
+    meter: Meter,
+    recorder: Recorder,
+    traffic: Traffic,
+    cache: Cache,
+    others: Iterable[Family] = (),
+) -> bytes:
     """Return the page."""
     lines = [
         *_calls(metrics),
@@ -57,6 +62,7 @@ def text(metrics: Metrics, meter: Meter, recorder: Recorder, traffic: Traffic, c
         *_traffic(traffic),
         *_recorder(recorder),
         *_family("doorstep_cache_bytes", "gauge", "Bytes of the answers that are kept.", [((), cache.bytes)]),
+        *[line for family in others for line in _family(*family)],
         *_process(),
     ]
     return ("\n".join(lines) + "\n").encode("utf-8", "replace")

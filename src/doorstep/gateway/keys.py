@@ -175,12 +175,12 @@ class Keys:
             return None
         return known.caller
 
-    def allow(self, headers: Mapping[str, str]) -> bool:
-        """Tell whether a request with these headers comes from a caller who may do more than read."""
+    def caller(self, headers: Mapping[str, str]) -> Caller | None:
+        """Return who sent a request with these headers, if they may do more than read."""
         caller = self.who(
             {name.lower().encode(): value.encode("latin-1", "replace") for name, value in headers.items()}
         )
-        return caller is not None and caller.may_call
+        return caller if caller is not None and caller.may_call else None
 
     def all(self) -> list[Key]:
         """Return the keys as they are in the file now."""

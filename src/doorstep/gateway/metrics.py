@@ -10,6 +10,10 @@ from collections.abc import Sequence
 from doorstep.gateway.capture import Attempt
 from doorstep.gateway.histogram import SECONDS, Histogram
 
+Labels = tuple[tuple[str, str], ...]
+Sample = tuple[Labels, float]
+Family = tuple[str, str, str, list[Sample]]  # name, kind (counter or gauge), meaning, samples
+
 MOST_SERIES = 500
 OTHER = "other"
 NOBODY = "none"  # provider of calls that reached nobody who could answer

@@ -1,12 +1,32 @@
-"""Which saved adapters the engine holds for sampling: those used last, each loaded from its folder when asked for."""
+"""Which adapters the engine holds for sampling: those used last. The others wait on disk until they are asked for.
+
+An adapter's folder may be a checkpoint's, or one that does not exist yet: a snapshot is made in memory and is written
+only when it has to make room.
+"""
 
 import asyncio
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from doorstep.engine.api import Engine
+from doorstep.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+
+class _Slot:
+    """One adapter. The lock is held while it goes in or out, so that others' loads need not wait for that."""
+
+    def __init__(self, folder: Path, on_disk: bool) -> None:
+        self.folder = folder
+        self.on_disk = on_disk
+        self.loaded = False
+        self.busy = 0
+        self.doomed = False  # nobody asks for it again; it goes when nobody samples from it any more
+        self.lock = asyncio.Lock()
 
 
 class SamplerAdapters:
@@ -15,42 +35,77 @@ class SamplerAdapters:
     def __init__(self, engine: Engine, limit: int) -> None:
         self._engine = engine
         self._limit = limit
-        self._loaded: OrderedDict[str, None] = OrderedDict()
-        self._busy: Counter[str] = Counter()
-        self._lock = asyncio.Lock()
+        self._slots: OrderedDict[str, _Slot] = OrderedDict()
+        self._tidying: asyncio.Task[None] | None = None
 
-    async def ensure(self, adapter: str, folder: Path) -> None:
-        """Have the engine hold ``adapter``, with the weights in ``folder``."""
-        if adapter in self._loaded:
-            self._loaded.move_to_end(adapter)
-            return
-        async with self._lock:
-            if adapter in self._loaded:
-                return
-            await self._make_room()
-            await self._engine.load(adapter, str(folder), optimizer=False)
-            self._loaded[adapter] = None
+    async def adopt(self, adapter: str, made: Awaitable[None], folder: Path) -> None:
+        """Take over an adapter that ``made`` makes in the engine; ``folder`` is where it may be written."""
+        slot = self._slots[adapter] = _Slot(folder, on_disk=False)
+        async with slot.lock:
+            try:
+                await made
+            except EngineError:
+                del self._slots[adapter]
+                raise
+            slot.loaded = True
+        if self._tidying is None or self._tidying.done():  # a snapshot is sampled from at once: nothing is waited for
+            self._tidying = asyncio.get_running_loop().create_task(self._make_room(self._limit))
 
     @asynccontextmanager
     async def hold(self, adapter: str, folder: Path) -> AsyncIterator[None]:
-        """Keep ``adapter`` in the engine for the time of a ``with`` block."""
-        self._busy[adapter] += 1
+        """Have the engine hold ``adapter``, loaded from ``folder`` if need be, for the time of a ``with`` block."""
+        slot = self._slots.setdefault(adapter, _Slot(folder, on_disk=True))
+        self._slots.move_to_end(adapter)
+        slot.busy += 1
         try:
-            await self.ensure(adapter, folder)
+            async with slot.lock:
+                if not slot.loaded:
+                    await self._make_room(self._limit - 1)
+                    await self._engine.load(adapter, str(slot.folder), optimizer=False)
+                    slot.loaded = True
             yield
         finally:
-            self._busy[adapter] -= 1
+            slot.busy -= 1
+            if not slot.busy and (slot.doomed or not slot.loaded):
+                await self._let_go(adapter, slot)
 
     async def drop(self, adapter: str) -> None:
-        """Take ``adapter`` out of the engine, if it is there."""
-        async with self._lock:
-            if adapter in self._loaded:
-                del self._loaded[adapter]
-                await self._engine.drop_adapter(adapter)
+        """Have ``adapter`` out of the engine as soon as nobody samples from it."""
+        slot = self._slots.get(adapter)
+        if slot is None:
+            return
+        slot.doomed = True
+        if not slot.busy:
+            async with slot.lock:
+                await self._let_go(adapter, slot)
 
-    async def _make_room(self) -> None:
-        for adapter in [name for name in self._loaded if not self._busy[name]]:
-            if len(self._loaded) < self._limit:
+    async def close(self) -> None:
+        """Wait for what is being tidied."""
+        if self._tidying:
+            await self._tidying
+
+    async def _make_room(self, limit: int) -> None:
+        for adapter, slot in list(self._slots.items()):
+            if sum(each.loaded for each in self._slots.values()) <= limit:
                 return
-            del self._loaded[adapter]
+            if slot.loaded and not slot.busy:
+                async with slot.lock:
+                    await self._put_away(adapter, slot)
+
+    async def _put_away(self, adapter: str, slot: _Slot) -> None:
+        if not slot.on_disk and not slot.doomed:
+            try:
+                await self._engine.save(adapter, str(slot.folder), optimizer=False)
+            except EngineError as error:
+                log.warning("%s stays in memory, for it cannot be written: %s", adapter, error)
+                return
+            slot.on_disk = True
+        if not slot.busy:  # nobody came for it meanwhile
+            await self._let_go(adapter, slot)
+
+    async def _let_go(self, adapter: str, slot: _Slot) -> None:
+        if self._slots.get(adapter) is slot:
+            del self._slots[adapter]
+        if slot.loaded:
+            slot.loaded = False
             await self._engine.drop_adapter(adapter)

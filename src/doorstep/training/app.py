@@ -1,9 +1,12 @@
 """The HTTP side of the Tinker wire protocol: addresses, status codes and long polls. Decides nothing else.
 
 An operation's own failure travels as status 200 with ``error`` and ``category`` (see ``promises``); status codes
-speak of the request. The SDK retries 408, 409, 429 and 5xx by itself and gives up at once on the rest.
+speak of the request. The SDK retries 408, 409, 429 and 5xx by itself and gives up at once on the rest. What is listed
+and kept over REST is in ``rest``.
 """
 
+import asyncio
+import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,24 +16,36 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from doorstep.errors import EngineError, EngineUnavailable, NotFound, StoreError, UsageError
-from doorstep.training import listing, wire
-from doorstep.training.paths import parse
+from doorstep.errors import EngineError, EngineUnavailable, LimitReached, NotFound, StoreError, UsageError
+from doorstep.training import codec, rest, wire
 from doorstep.training.promises import JSON
 from doorstep.training.service import Service
 
 log = logging.getLogger(__name__)
 
 POLL_S = 20.0  # the SDK reads for 45 s
+MAX_BODY = 64 << 20  # the SDK cuts its batches into calls of 5 MB
+INLINE_BYTES = 1 << 20  # a larger answer is announced first, to a client that keeps account of what it fetches
+
+CLIENT = {  # how clients are to go about it, as SDK 0.38 takes it; older ones know less
+    # Served, and not asked for: one poll for all samples of a client costs each another trip, 2 ms of 5, and saved
+    # nothing in 64 at once, nor in 1000.
+    "sample_use_retrieve_futures": False,
+    "sample_join_sampling_session": True,
+    "custom_loss_server_side": True,
+}
 
 Handler = Callable[[Service, Request, str], Awaitable[Response]]
 
 
 def routes(service: Service) -> list[Route]:
     """Return the routes to mount at ``/api/v1``."""
+    handlers = _HANDLERS | rest.HANDLERS
     return [
-        Route(path, _endpoint(service, handler), methods=[method]) for (method, path), handler in _HANDLERS.items()
-    ] + [Route("/{path:path}", _endpoint(service, _unknown), methods=["GET", "POST", "PUT", "DELETE"])]
+        *rest.open_routes(service),
+        *(Route(path, _endpoint(service, handler), methods=[method]) for (method, path), handler in handlers.items()),
+        Route("/{path:path}", _endpoint(service, _unknown), methods=["GET", "POST", "PUT", "DELETE"]),
+    ]
 
 
 def _endpoint(service: Service, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -39,9 +54,12 @@ def _endpoint(service: Service, handler: Handler) -> Callable[[Request], Awaitab
         if tenant is None:
             return _json({"detail": "no valid key: set TINKER_API_KEY to a key that begins with tml-"}, 401)
         try:
-            return await handler(service, request, tenant)
+            return await handler(service, _Bounded(request.scope, request.receive), tenant)
         except NotFound as error:
             return _json({"detail": str(error)}, 404)
+        except LimitReached as error:
+            after = {} if error.retry_after_s is None else {"Retry-After": f"{error.retry_after_s:.0f}"}
+            return _json({"detail": str(error), "code": error.code}, error.status, after)
         except UsageError as error:
             return _json({"detail": str(error)}, 422)
         except EngineUnavailable as error:
@@ -53,11 +71,32 @@ def _endpoint(service: Service, handler: Handler) -> Callable[[Request], Awaitab
     return endpoint
 
 
+class _Bounded(Request):
+    """A request whose body must not be larger than ``MAX_BODY``."""
+
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            chunks, size = [], 0
+            async for chunk in self.stream():  # to its end: a client that is still sending hears no answer
+                size += len(chunk)
+                if size <= MAX_BODY:
+                    chunks.append(chunk)
+            if size > MAX_BODY:
+                raise LimitReached(
+                    f"the body has {size} bytes, and {MAX_BODY} are taken; send fewer datums in a call",
+                    413,
+                    "body_too_large",
+                )
+            self._body = b"".join(chunks)
+        return self._body
+
+
 # Connecting
 
 
-async def _client_config(_service: Service, _request: Request, _tenant: str) -> Response:
-    return _json({})  # the SDK's defaults fit
+async def _client_config(_service: Service, request: Request, _tenant: str) -> Response:
+    # Compressed bodies are ten times smaller, and take longer to make.
+    return _json(CLIENT | {"proto_compress_fwdbwd": not _is_near(request)})
 
 
 async def _dynamic_config(_service: Service, _request: Request, _tenant: str) -> Response:
@@ -68,31 +107,29 @@ async def _healthz(_service: Service, _request: Request, _tenant: str) -> Respon
     return _json({"status": "ok"})
 
 
-async def _capabilities(service: Service, _request: Request, _tenant: str) -> Response:
-    info = service.info
-    model = {"model_name": info.name, "max_context_length": info.max_context, "trainable": True, "sampleable": True}
-    return _json({"supported_models": [model]})
-
-
 async def _create_session(service: Service, request: Request, tenant: str) -> Response:
     session_id = await service.create_session(await _read(request, wire.CreateSession), tenant)
-    return _json({"type": "create_session", "session_id": session_id})
+    return _json({"type": "create_session", "session_id": session_id, "info_message": service.surrogate})
 
 
-async def _heartbeat(service: Service, request: Request, _tenant: str) -> Response:
-    alive = service.heartbeat((await _read(request, wire.SessionRef)).session_id)
+async def _heartbeat(service: Service, request: Request, tenant: str) -> Response:
+    alive = service.heartbeat((await _read(request, wire.SessionRef)).session_id, tenant)
     return _json({"type": "session_heartbeat"}, 200 if alive else 410)
 
 
-async def _finish_session(service: Service, request: Request, _tenant: str) -> Response:
+async def _finish_session(service: Service, request: Request, tenant: str) -> Response:
     message = await _read(request, wire.FinishSession)
-    await service.finish_session(request.path_params["session_id"], message.reason.type)
+    await service.finish_session(request.path_params["session_id"], message.reason.type, tenant)
     return Response(status_code=204)
 
 
 async def _telemetry(_service: Service, request: Request, _tenant: str) -> Response:
     await request.body()
     return _json({"status": "accepted"})
+
+
+async def _create_custom_loss(service: Service, request: Request, tenant: str) -> Response:
+    return _promise(service.create_custom_loss(await _read(request, wire.CreateCustomLoss), tenant))
 
 
 # Training
@@ -102,107 +139,120 @@ async def _create_model(service: Service, request: Request, tenant: str) -> Resp
     return _promise(service.create_model(await _read(request, wire.CreateModel), tenant))
 
 
-async def _get_info(service: Service, request: Request, _tenant: str) -> Response:
-    run = service.model((await _read(request, wire.ModelRef)).model_id)
-    # Both SDK clients make their tokenizer from these two, so they are the folder and not the name.
-    data = {"model_name": service.base_path, "tokenizer_id": service.base_path}
+async def _get_info(service: Service, request: Request, tenant: str) -> Response:
+    run = service.model((await _read(request, wire.ModelRef)).model_id, tenant)
+    shown = service.shown(run.base)  # both SDK clients make their tokenizer of it
     return _json(
         {
             "type": "get_info",
             "model_id": run.run_id,
             "model_name": run.base,
-            "model_data": data,
-            "is_lora": True,
-            "lora_rank": run.spec.rank,
+            "model_data": {"model_name": shown, "tokenizer_id": shown},
+            "is_lora": run.spec.rank > 0,
+            "lora_rank": run.spec.rank or None,
+            "optimizer_config": {"type": "adamw"},
         }
     )
 
 
-async def _forward_backward(service: Service, request: Request, _tenant: str) -> Response:
-    if encoding := request.headers.get("content-encoding"):
-        raise UsageError(f"content-encoding {encoding} is not served here; send the body as it is")
-    return _promise(service.forward_backward(await request.body()))
+async def _forward_backward(service: Service, request: Request, tenant: str) -> Response:
+    message, size = await _batch(request)
+    return _promise(service.forward_backward(message, size, tenant))
 
 
-async def _optim_step(service: Service, request: Request, _tenant: str) -> Response:
-    return _promise(service.optim_step(await request.body()))
+async def _forward(service: Service, request: Request, tenant: str) -> Response:
+    message, size = await _batch(request)
+    return _promise(service.forward_backward(message, size, tenant, forward_only=True))
 
 
-async def _save_weights(service: Service, request: Request, _tenant: str) -> Response:
-    return _promise(service.save_weights(await request.body()))
+async def _optim_step(service: Service, request: Request, tenant: str) -> Response:
+    return _promise(service.optim_step(await request.body(), tenant))
+
+
+async def _save_weights(service: Service, request: Request, tenant: str) -> Response:
+    return _promise(service.save_weights(await request.body(), tenant))
 
 
 async def _load_weights(service: Service, request: Request, tenant: str) -> Response:
     message = await _read(request, wire.LoadWeights)
     if message.model_id is None:
         return _promise(service.create_from(message, tenant))
-    return _promise(service.load_weights(await request.body()))
+    return _promise(service.load_weights(await request.body(), tenant))
 
 
-async def _save_weights_for_sampler(service: Service, request: Request, _tenant: str) -> Response:
-    return _promise(service.save_weights_for_sampler(await request.body()))
+async def _save_weights_for_sampler(service: Service, request: Request, tenant: str) -> Response:
+    return _promise(service.save_weights_for_sampler(await request.body(), tenant))
+
+
+async def _save_weights_external(service: Service, request: Request, tenant: str) -> Response:
+    return _promise(service.save_weights_external(await request.body(), tenant))
 
 
 # Sampling
 
 
-async def _create_sampling_session(service: Service, request: Request, _tenant: str) -> Response:
-    sampler_id = await service.create_sampling_session(await _read(request, wire.CreateSamplingSession))
+async def _create_sampling_session(service: Service, request: Request, tenant: str) -> Response:
+    sampler_id = await service.create_sampling_session(await _read(request, wire.CreateSamplingSession), tenant)
     return _json({"type": "create_sampling_session", "sampling_session_id": sampler_id})
 
 
-async def _sampler(service: Service, request: Request, _tenant: str) -> Response:
-    sampler = service.samplers.get(request.path_params["sampler_id"])
-    return _json({"sampler_id": sampler.sampler_id, "base_model": service.base_path, "model_path": sampler.path})
+async def _join_sampling_session(service: Service, request: Request, tenant: str) -> Response:
+    sampler_id = (await _read(request, wire.JoinSamplingSession)).sampling_session_id
+    counter = service.join_sampling_session(sampler_id, tenant)
+    return _json({"type": "join_sampling_session", "client_counter": counter})
 
 
-async def _asample(service: Service, request: Request, _tenant: str) -> Response:
-    request_id, sequence_ids = service.sample(await _read(request, wire.Sample))
+async def _sampler(service: Service, request: Request, tenant: str) -> Response:
+    sampler = service.samplers.get(request.path_params["sampler_id"], tenant)
+    base = service.shown(sampler.base)
+    return _json({"sampler_id": sampler.sampler_id, "base_model": base, "model_path": sampler.path})
+
+
+async def _asample(service: Service, request: Request, tenant: str) -> Response:
+    body = await request.body()
+    request_id, sequence_ids = await service.sample(wire.read(body, wire.Sample), len(body), tenant)
     return _json({"request_id": request_id, "sample_sequence_ids": sequence_ids})
 
 
 # Promises
 
 
-async def _retrieve_future(service: Service, request: Request, _tenant: str) -> Response:
-    request_id = (await _read(request, wire.FutureRef)).request_id
+async def _retrieve_future(service: Service, request: Request, tenant: str) -> Response:
+    wanted = await _read(request, wire.FutureRef)
     try:
-        answer = await service.promises.wait(request_id, POLL_S)
+        answer = await service.promises.wait(wanted.request_id, tenant, POLL_S)
     except NotFound as error:
         return _json({"detail": str(error)}, 410)
     if answer is None:  # as 408 the SDK asks again quietly, as 200 it warns each time
-        return _json({"type": "try_again", "request_id": request_id, "queue_state": "active"}, 408)
+        return _json(_not_yet(service, wanted.request_id), 408)
+    if wanted.allow_metadata_only and len(answer.body) > INLINE_BYTES:
+        return _json({"status": "complete_metadata", "response_payload_size": len(answer.body)})
+    service.promises.fetched(wanted.request_id)
     return Response(answer.body, media_type=answer.media_type)
 
 
-async def _cancel_future(service: Service, request: Request, _tenant: str) -> Response:
-    service.promises.cancel((await _read(request, wire.FutureRef)).request_id)
+def _not_yet(service: Service, request_id: str) -> dict[str, Any]:
+    why = service.why_waiting(request_id)
+    state = {"queue_state": "active"} if why is None else {"queue_state": "paused_capacity", "queue_state_reason": why}
+    return {"type": "try_again", "request_id": request_id} | state
+
+
+async def _retrieve_futures(service: Service, request: Request, tenant: str) -> Response:
+    wanted = await _read(request, wire.FuturesRef)
+    target = (wanted.target.sampling_session_id, wanted.target.cloned_sampler_id)
+    service.promises.release(wanted.retrieved_request_ids, tenant)
+    timeout = POLL_S if wanted.timeout is None else min(wanted.timeout, POLL_S)
+    completions, cursor = await service.promises.completed(target, tenant, wanted.prev_cursor, timeout)
+    return _json({"completions": completions, "cursor": cursor})
+
+
+async def _cancel_future(service: Service, request: Request, tenant: str) -> Response:
+    service.promises.cancel((await _read(request, wire.FutureRef)).request_id, tenant)
     return Response(status_code=204)
 
 
-# What is on disk
-
-
-async def _training_runs(service: Service, request: Request, _tenant: str) -> Response:
-    limit, offset = _number(request, "limit", 20), _number(request, "offset", 0)
-    return _json(listing.training_runs(service.registry, limit, offset))
-
-
-async def _training_run(service: Service, request: Request, _tenant: str) -> Response:
-    return _json(listing.training_run(service.registry, service.registry.run(request.path_params["run_id"])))
-
-
-async def _checkpoints(service: Service, request: Request, _tenant: str) -> Response:
-    return _json(listing.checkpoints(service.registry, request.path_params["run_id"]))
-
-
-async def _delete_checkpoint(service: Service, request: Request, _tenant: str) -> Response:
-    await service.samplers.delete(parse("tinker://{run_id}/{kind}/{name}".format(**request.path_params)))
-    return Response(status_code=204)
-
-
-async def _weights_info(service: Service, request: Request, _tenant: str) -> Response:
-    return _json(listing.weights_info(service.registry, (await _read(request, wire.PathRef)).tinker_path))
+async def _no_tokens(_service: Service, _request: Request, _tenant: str) -> Response:
+    return _json({"detail": "keys are not exchanged for tokens here; send the key itself as X-API-Key"}, 404)
 
 
 async def _unknown(_service: Service, request: Request, _tenant: str) -> Response:
@@ -214,29 +264,29 @@ async def _unknown(_service: Service, request: Request, _tenant: str) -> Respons
 _HANDLERS: dict[tuple[str, str], Handler] = {
     ("POST", "/client/config"): _client_config,
     ("POST", "/client/dynamic_config"): _dynamic_config,
+    ("POST", "/auth/token"): _no_tokens,
     ("GET", "/healthz"): _healthz,
-    ("GET", "/get_server_capabilities"): _capabilities,
     ("POST", "/create_session"): _create_session,
     ("POST", "/session_heartbeat"): _heartbeat,
     ("POST", "/sessions/{session_id}/finish"): _finish_session,
     ("POST", "/telemetry"): _telemetry,
+    ("POST", "/create_custom_loss"): _create_custom_loss,
     ("POST", "/create_model"): _create_model,
     ("POST", "/get_info"): _get_info,
     ("POST", "/forward_backward"): _forward_backward,
+    ("POST", "/forward"): _forward,
     ("POST", "/optim_step"): _optim_step,
     ("POST", "/save_weights"): _save_weights,
     ("POST", "/load_weights"): _load_weights,
     ("POST", "/save_weights_for_sampler"): _save_weights_for_sampler,
+    ("POST", "/save_weights_external"): _save_weights_external,
     ("POST", "/create_sampling_session"): _create_sampling_session,
+    ("POST", "/join_sampling_session"): _join_sampling_session,
     ("GET", "/samplers/{sampler_id}"): _sampler,
     ("POST", "/asample"): _asample,
     ("POST", "/retrieve_future"): _retrieve_future,
+    ("POST", "/retrieve_futures"): _retrieve_futures,
     ("POST", "/cancel_future"): _cancel_future,
-    ("GET", "/training_runs"): _training_runs,
-    ("GET", "/training_runs/{run_id}"): _training_run,
-    ("GET", "/training_runs/{run_id}/checkpoints"): _checkpoints,
-    ("DELETE", "/training_runs/{run_id}/checkpoints/{kind}/{name}"): _delete_checkpoint,
-    ("POST", "/weights_info"): _weights_info,
 }
 
 
@@ -244,16 +294,28 @@ async def _read(request: Request, kind: type[wire.T]) -> wire.T:
     return wire.read(await request.body(), kind)
 
 
+async def _batch(request: Request) -> tuple[Any, int]:
+    """Return a request's ForwardBackwardRequest, and its bytes."""
+    body, encoding = await request.body(), request.headers.get("content-encoding", "")
+    if not encoding and len(body) < INLINE_BYTES:
+        message = codec.parse_forward_backward(body, encoding)
+    else:
+        message = await asyncio.to_thread(codec.parse_forward_backward, body, encoding)
+    return message, message.ByteSize()
+
+
+def _is_near(request: Request) -> bool:
+    """Tell whether the client is on this machine."""
+    host = request.client.host if request.client else ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True  # in this process
+
+
 def _promise(request_id: str) -> Response:
     return _json({"request_id": request_id})
 
 
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, str(default))
-    if not text.isdecimal():
-        raise UsageError(f"{name}={text}: give a whole number, 0 or more")
-    return int(text)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type=JSON)
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), status, headers, media_type=JSON)

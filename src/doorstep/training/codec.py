@@ -1,13 +1,15 @@
 """The protobuf messages of the Tinker wire protocol, to and from the engine's types. Pure: bytes in, values out.
 
 The schema is the one that ships inside the ``tinker`` package. It is loaded from its file, because importing the
-package itself takes seconds and brings a whole client along; the schema alone takes 30 ms.
+package itself takes seconds and brings a whole client along; the schema alone takes 30 ms. What a message says and
+this server cannot do is refused by its name, with the datum, the field and the shape.
 """
 
 import importlib.util
 import itertools
+import math
 from array import array
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -15,35 +17,32 @@ from typing import Any
 
 import msgspec
 
-from doorstep.engine.api import Loss, TrainResult, TrainRow
-from doorstep.errors import UsageError
+from doorstep.engine import graph, kinds
+from doorstep.engine.api import Image, Loss, ModelInfo, TrainResult, TrainRow
+from doorstep.engine.kinds import Field
+from doorstep.engine.rows import MAX_TARGETS
+from doorstep.errors import EngineError, UsageError
+from doorstep.training.provenance import Span, Spans
+from doorstep.training.sampling import Result, Sampled
+from doorstep.training.wire import Tensor as JsonTensor
 
-_RL = frozenset({"target_tokens", "logprobs", "advantages"})
-_CLIP = frozenset({"clip_low_threshold", "clip_high_threshold"})
-
-
-class _Takes(msgspec.Struct, frozen=True):
-    """What a loss takes: inputs that each datum must have, inputs it may have, settings."""
-
-    needed: frozenset[str]
-    optional: frozenset[str] = frozenset()
-    settings: frozenset[str] = frozenset()
-
-
-LOSSES = {
-    "cross_entropy": _Takes(frozenset({"target_tokens"}), optional=frozenset({"weights"})),
-    "importance_sampling": _Takes(_RL),
-    "ppo": _Takes(_RL, settings=_CLIP),
-    "cispo": _Takes(_RL, settings=_CLIP),
-}
+MAX_BODY = 1 << 28  # bytes of a message; the SDK sends chunks of 5 MB
+IMAGES = ("png", "jpeg")
+_HOLE = 0  # any token: where an image stands, its own embeddings do
+_EMPTY = (0, -99999.0)  # a place without a choice, as the SDK knows it
+_EXACT = 1 << 24  # integers up to here are themselves as float32
 
 
-class Sampled(msgspec.Struct, frozen=True, kw_only=True):
-    """One sampled sequence; ``stopped`` is False when it ran into its limit of tokens."""
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A ForwardBackwardRequest as the engine takes it.
 
-    tokens: list[int]
-    logprobs: list[float]
-    stopped: bool
+    ``trailing`` is each row's shape of targets after the first dimension. ``spans`` tell where its tokens are from.
+    """
+
+    rows: list[TrainRow]
+    loss: Loss
+    trailing: list[list[int]]
+    spans: list[Spans | None]
 
 
 @cache
@@ -61,102 +60,259 @@ def schema() -> ModuleType:
     return module
 
 
-def parse_forward_backward(body: bytes) -> Any:
-    """Parse a ForwardBackwardRequest."""
+def parse_forward_backward(body: bytes, encoding: str = "") -> Any:
+    """Parse a ForwardBackwardRequest; ``encoding`` is its Content-Encoding."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     message = schema().ForwardBackwardRequest()
     try:
-        message.ParseFromString(body)
+        message.ParseFromString(_decompressed(body, encoding))
     except DecodeError as error:
         raise UsageError(f"forward_backward: the body is no ForwardBackwardRequest ({error})") from None
     return message
 
 
-def training_batch(message: Any) -> tuple[list[TrainRow], Loss]:
-    """Return the rows and the loss of a ForwardBackwardRequest; UsageError names the datum and the field."""
-    takes = LOSSES.get(message.loss_fn)
-    if takes is None:
-        raise UsageError(f"loss {message.loss_fn!r} is not served here. There are: {', '.join(LOSSES)}.")
+def training_batch(message: Any, info: ModelInfo, custom: Callable[[str], str] | None = None) -> Batch:
+    """Return a ForwardBackwardRequest for the engine; UsageError names the datum and the field.
+
+    ``custom`` finds the graph of a custom loss by its id.
+    """
+    loss = _loss(message, custom)
+    takes = _takes(loss)
     if not message.data:
         raise UsageError("forward_backward needs at least one datum")
-    rows = [_row(f"datum {index}", datum, takes, message.loss_fn) for index, datum in enumerate(message.data)]
-    return rows, Loss(name=message.loss_fn, config=_config(message, takes))
+    rows, trailing, targets = [], [], 0
+    for index, datum in enumerate(message.data):
+        row, shape = _row(f"datum {index}", datum, loss, takes, info)
+        targets += len(row.targets)
+        if targets > MAX_TARGETS:
+            raise UsageError(f"datum {index}: a call takes at most {MAX_TARGETS} targets, and here it has {targets}")
+        rows.append(row)
+        trailing.append(shape[1:])
+    return Batch(rows=rows, loss=loss, trailing=trailing, spans=[_spans(datum) for datum in message.data])
 
 
-def forward_backward_output(result: TrainResult, metrics: Mapping[str, float]) -> bytes:
-    """Return a ForwardBackwardOutput; every metric's name must end in ``:`` and a reduction."""
+def forward_backward_output(result: TrainResult, metrics: Mapping[str, float], trailing: Sequence[list[int]]) -> bytes:
+    """Return a ForwardBackwardOutput; every metric's name must end in ``:`` and a reduction.
+
+    ``trailing`` is that of the batch. A record holds neighbours of one shape.
+    """
     output = schema().ForwardBackwardOutput(loss_fn_output_type="ArrayRecord")
     output.metrics.update(metrics)
-    record = output.loss_fn_outputs.add(type_tag="ArrayRecord", num_datums=len(result.logprobs))
-    field = record.fields["logprobs"]
-    field.dtype = schema().DTYPE_FLOAT32
-    field.data = array("f", itertools.chain.from_iterable(result.logprobs)).tobytes()
-    ends = itertools.accumulate((4 * len(row) for row in result.logprobs), initial=0)
-    field.offsets = array("q", ends).tobytes()
+    for shape, group in itertools.groupby(zip(trailing, result.logprobs, strict=True), key=lambda each: each[0]):
+        rows = [logprobs for _, logprobs in group]
+        record = output.loss_fn_outputs.add(type_tag="ArrayRecord", num_datums=len(rows))
+        field = record.fields["logprobs"]
+        field.dtype = schema().DTYPE_FLOAT32
+        field.trailing_shape.extend(shape)
+        field.data = _bytes("f", itertools.chain.from_iterable(rows))
+        field.offsets = _bytes("q", itertools.accumulate((4 * len(row) for row in rows), initial=0))
     return bytes(output.SerializeToString())
 
 
-def sample_response(sequences: list[Sampled], prompt_logprobs: list[float | None] | None) -> bytes:
-    """Return a SampleResponse; a prompt position without a log-probability travels as NaN."""
+def sample_response(result: Result, asked: JsonTensor | None = None) -> bytes:
+    """Return a SampleResponse. ``asked`` are the targets of the request, whose layout the answer has.
+
+    A prompt position without a log-probability travels as NaN.
+    """
     pb = schema()
-    response = pb.SampleResponse()
-    for sequence in sequences:
-        response.sequences.add(
-            stop_reason=pb.STOP_REASON_STOP if sequence.stopped else pb.STOP_REASON_LENGTH,
-            tokens=array("i", sequence.tokens).tobytes(),
-            logprobs=array("f", sequence.logprobs).tobytes(),
-        )
-    if prompt_logprobs is not None:
-        values = (float("nan") if value is None else value for value in prompt_logprobs)
-        response.prompt_logprobs = array("f", values).tobytes()
+    response = pb.SampleResponse(prompt_cache_hit_tokens=result.cached)
+    for sequence in result.sequences:
+        _write_sequence(response.sequences.add(), sequence, result.topk_sample)
+    if result.prompt_logprobs is not None:
+        values = (math.nan if value is None else value for value in result.prompt_logprobs)
+        response.prompt_logprobs = _bytes("f", values)
+    if result.topk_prompt is not None:
+        _write_topk(response.topk_prompt_logprobs, result.topk_prompt, result.topk)
+    if result.targets is not None:
+        _write_targets(response.target_prompt_logprobs, result.targets, result.target_width, asked)
+    if result.alternatives is not None:
+        _write_alternatives(response.prompt_alt_tokens, result.alternatives)
     return bytes(response.SerializeToString())
 
 
-def _row(where: str, datum: Any, takes: _Takes, loss: str) -> TrainRow:
-    tokens = _tokens(where, datum.model_input)
-    given = set(datum.loss_fn_inputs)
-    if missing := takes.needed - given:
-        raise UsageError(f"{where}: {loss} needs {_listed(missing)} in loss_fn_inputs")
-    if unknown := given - takes.needed - takes.optional:
+def _decompressed(body: bytes, encoding: str) -> bytes:
+    if encoding in ("", "identity"):
+        return body
+    if encoding != "zstd":
+        raise UsageError(f"Content-Encoding {encoding!r} is not read here; send zstd, or none")
+    import zstandard
+
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(body) as reader:
+            plain = reader.read(MAX_BODY + 1)
+    except zstandard.ZstdError as error:
+        raise UsageError(f"forward_backward: the body is not zstd ({error})") from None
+    if len(plain) > MAX_BODY:
+        raise UsageError(f"forward_backward: the body has more than {MAX_BODY} bytes; send fewer datums in a call")
+    return plain
+
+
+def _loss(message: Any, custom: Callable[[str], str] | None) -> Loss:
+    config, texts = dict(message.loss_fn_config), {}
+    for name, value in message.loss_fn_config_v2.items():
+        match value.WhichOneof("value"):
+            case "number":
+                config[name] = value.number
+            case "text":
+                texts[name] = value.text
+            case _:
+                raise UsageError(f"loss_fn_config: {name} has no value")
+    if message.loss_fn == "custom":
+        if set(texts) != {"loss_id"} or config or custom is None:
+            raise UsageError("loss custom takes one setting, loss_id, as create_custom_loss gave it")
+        return Loss(name="custom", graph=custom(texts["loss_id"]))
+    if texts:
+        raise UsageError(f"loss_fn_config: {_listed(texts)} must be a number")
+    return Loss(name=message.loss_fn, config=config)
+
+
+def _takes(loss: Loss) -> dict[str, Field]:
+    """Return the inputs that a datum may have: of stable_reinforce others are recorded at sampling."""
+    try:
+        fields = kinds.fields(loss)
+    except EngineError as error:
+        raise UsageError(str(error)) from None
+    if loss.name == "stable_reinforce":
+        return {"advantages": fields["advantages"], "logprobs": Field(1, 0.0)}
+    return fields
+
+
+def _row(where: str, datum: Any, loss: Loss, takes: Mapping[str, Field], info: ModelInfo) -> tuple[TrainRow, list[int]]:
+    """Return a row and the shape of its targets."""
+    tokens, images = _model_input(where, datum.model_input, info)
+    given = dict(datum.loss_fn_inputs)
+    needed = {"target_tokens", *kinds.needed(takes)}
+    if missing := needed - set(given):
+        raise UsageError(f"{where}: {loss.name} needs {_listed(missing)} in loss_fn_inputs")
+    unknown = set(given) - needed - set(takes)
+    if loss.name == "custom":  # the SDK sends a datum as it is; the loss reads what it names
+        given = {name: tensor for name, tensor in given.items() if name not in unknown}
+    elif unknown:
         raise UsageError(
-            f"{where}: {loss} does not take {_listed(unknown)}. It takes {_listed(takes.needed | takes.optional)}."
+            f"{where}: {loss.name} does not take {_listed(unknown)}. It takes {_listed(needed | set(takes))}."
         )
-    inputs = {name: _values(f"{where}, {name}", tensor, len(tokens)) for name, tensor in datum.loss_fn_inputs.items()}
-    targets = inputs.pop("target_tokens")
+    shape = _shape(f"{where}, target_tokens", given["target_tokens"], len(tokens), loss)
+    targets = _values(f"{where}, target_tokens", given.pop("target_tokens"), shape)
     if targets.typecode == "f":
         raise UsageError(f"{where}, target_tokens: token ids are integers; give int64")
-    numbers = {name: [float(value) for value in values] for name, values in inputs.items()}
-    if loss == "cross_entropy":
-        numbers.setdefault("weights", [1.0] * len(tokens))
-    return TrainRow(tokens=tokens, targets=targets.tolist(), inputs=numbers)
+    inputs = {name: _input(f"{where}, {name}", tensor, takes[name], shape) for name, tensor in given.items()}
+    width = math.prod(shape[1:])
+    return TrainRow(tokens=tokens, targets=targets.tolist(), inputs=inputs, width=width, images=images), shape
 
 
-def _tokens(where: str, chunks: Any) -> list[int]:
+def _model_input(where: str, chunks: Any, info: ModelInfo) -> tuple[list[int], list[Image]]:
     tokens: array[int] = array("i")
+    images = []
     for chunk in chunks:
-        kind = chunk.WhichOneof("chunk")
-        if kind != "encoded_text":
-            raise UsageError(f"{where}: the model here takes text, not {kind} chunks")
-        _extend(where, tokens, chunk.encoded_text.tokens)
+        match chunk.WhichOneof("chunk"):
+            case "encoded_text":
+                _extend(f"{where}, model_input", tokens, chunk.encoded_text.tokens)
+            case "image" if info.vision:
+                images.append(_image(f"{where}, model_input", chunk.image, len(tokens)))
+                tokens.extend([_HOLE] * images[-1].tokens)
+            case "image":
+                raise UsageError(f"{where}: {info.name} takes text, not image chunks")
+            case kind:
+                raise UsageError(f"{where}: {kind or 'empty'} chunks are not served here; give text or images")
     if not tokens:
         raise UsageError(f"{where}: model_input is empty")
-    return tokens.tolist()
+    return tokens.tolist(), images
 
 
-def _values(where: str, tensor: Any, length: int) -> "array[Any]":
-    """Read a dense tensor with one value per token."""
-    pb = schema()
-    codes = {pb.DTYPE_FLOAT32: "f", pb.DTYPE_INT64: "q", pb.DTYPE_INT32: "i"}
-    if tensor.WhichOneof("encoding") == "sparse_csr" or len(tensor.shape) > 1:
-        raise UsageError(f"{where}: shape {list(tensor.shape)} is not served here; give one value per token")
-    if tensor.dtype not in codes:
-        raise UsageError(f"{where}: dtype {pb.DType.Name(tensor.dtype)} is not served; give float32 or int64")
-    values: array[Any] = array(codes[tensor.dtype])
-    _extend(where, values, tensor.dense)
-    if len(values) != length:
-        raise UsageError(f"{where}: {len(values)} values for {length} tokens of model_input; they must be as many")
+def _image(where: str, image: Any, at: int) -> Image:
+    if image.format not in IMAGES:
+        raise UsageError(f"{where}: an image of format {image.format!r} is not read; give {' or '.join(IMAGES)}")
+    if image.HasField("override_dimensions"):
+        raise UsageError(f"{where}: override_dimensions is not served here; scale the image before")
+    if image.expected_tokens < 1:
+        raise UsageError(f"{where}: an image needs its expected_tokens, as the targets must be as many")
+    return Image(at=at, tokens=image.expected_tokens, data=image.data)
+
+
+def _shape(where: str, tensor: Any, length: int, loss: Loss) -> list[int]:
+    """Return the shape of the targets, one row of them for each token."""
+    shape = list(tensor.shape) or [len(tensor.dense) // array(_code(where, tensor.dtype)).itemsize]
+    if len(shape) > 2 or min(shape) < 0 or (len(shape) == 2 and shape[1] < 1):
+        raise UsageError(f"{where}: shape {shape} is not served; give one target a token, or [tokens, targets]")
+    if shape[0] != length:
+        raise UsageError(f"{where}: {shape[0]} values for {length} tokens of model_input; they must be as many")
+    if len(shape) not in (ranks := _ranks(loss)):
+        raise UsageError(
+            f"{where}: shape {shape}; loss {loss.name} takes targets of rank {' or '.join(map(str, ranks))}"
+        )
+    if math.prod(shape) > MAX_TARGETS:
+        raise UsageError(f"{where}: shape {shape} has more than the {MAX_TARGETS} targets that a call takes")
+    return shape
+
+
+def _ranks(loss: Loss) -> Sequence[int]:
+    """Return of what ranks a loss takes targets: 1 is one a token."""
+    if loss.graph is not None:
+        return [graph.read(loss.graph).inputs[0].rank]
+    return (1, 2) if kinds.KINDS[loss.name].wide else (1,)
+
+
+def _input(where: str, tensor: Any, field: Field, targets: list[int]) -> list[float]:
+    """Read an input in the shape that its rank says, as numbers of float32."""
+    shape = [[], targets[:1], targets][field.rank]
+    values = _values(where, tensor, shape)
+    if values.typecode == "f":
+        return values.tolist()
+    if any(abs(value) > _EXACT for value in values):
+        raise UsageError(f"{where}: an integer above {_EXACT} is not exact as float32, which losses compute in")
+    return [float(value) for value in values]
+
+
+def _values(where: str, tensor: Any, shape: list[int]) -> "array[Any]":
+    """Read a tensor that must have a shape, row by row; one without a shape may leave it to its length."""
+    given, expected = list(tensor.shape), math.prod(shape)
+    if tensor.WhichOneof("encoding") == "sparse_csr":
+        if given != shape or len(shape) != 2:
+            raise UsageError(f"{where}: shape {given}, in sparse rows; it must be {shape}")
+        return _from_csr(where, tensor, *shape)
+    values = _numbers(where, tensor.dtype, tensor.dense)
+    if (given and given != shape) or len(values) != expected:
+        told = f"shape {given}" if given else f"{len(values)} values"
+        raise UsageError(f"{where}: {told} with {len(values)} numbers; it must be {shape}, like target_tokens")
     return values
+
+
+def _from_csr(where: str, tensor: Any, rows: int, width: int) -> "array[Any]":
+    """Read compressed sparse rows; what they leave out is zero."""
+    csr = tensor.sparse_csr
+    listed = _numbers(where, tensor.dtype, csr.values)
+    starts, columns = (_numbers(where, schema().DTYPE_INT64, part) for part in (csr.crow_indices, csr.col_indices))
+    sound = len(starts) == rows + 1 and starts[0] == 0 and starts[-1] == len(columns) == len(listed)
+    if not sound or any(a > b for a, b in itertools.pairwise(starts)):
+        raise UsageError(
+            f"{where}: shape {[rows, width]} in sparse rows needs {rows + 1} crow_indices, rising from 0 to the "
+            f"count of values and columns; there are {len(starts)}, {len(listed)} values and {len(columns)} columns"
+        )
+    values = array(listed.typecode, bytes(rows * width * listed.itemsize))
+    for row, (start, end) in enumerate(itertools.pairwise(starts)):
+        before = -1
+        for at in range(start, end):
+            if not before < columns[at] < width:
+                raise UsageError(f"{where}: col_indices of row {row} must rise, from 0 to {width - 1} at most")
+            before = columns[at]
+            values[row * width + before] = listed[at]
+    return values
+
+
+def _numbers(where: str, dtype: int, data: bytes) -> "array[Any]":
+    """Read numbers; bfloat16 is the upper half of a float32."""
+    values: array[Any] = array(_code(where, dtype))
+    _extend(where, values, data)
+    return array("f", array("I", (value << 16 for value in values)).tobytes()) if values.typecode == "H" else values
+
+
+def _code(where: str, dtype: int) -> str:
+    pb = schema()
+    codes = {pb.DTYPE_FLOAT32: "f", pb.DTYPE_INT64: "q", pb.DTYPE_INT32: "i", pb.DTYPE_BFLOAT16: "H"}
+    if dtype not in codes:
+        raise UsageError(f"{where}: its dtype is not told; give float32 or int64")
+    return codes[dtype]
 
 
 def _extend(where: str, values: "array[Any]", data: bytes) -> None:
@@ -165,16 +321,70 @@ def _extend(where: str, values: "array[Any]", data: bytes) -> None:
     values.frombytes(data)
 
 
-def _config(message: Any, takes: _Takes) -> dict[str, float]:
-    config = dict(message.loss_fn_config)
-    for name, value in message.loss_fn_config_v2.items():
-        if value.WhichOneof("value") != "number":
-            raise UsageError(f"loss_fn_config: {name} must be a number")
-        config[name] = value.number
-    if unknown := set(config) - takes.settings:
-        known = _listed(takes.settings) if takes.settings else "no settings"
-        raise UsageError(f"loss_fn_config: {message.loss_fn} does not take {_listed(unknown)}. It takes {known}.")
-    return config
+def _spans(datum: Any) -> Spans | None:
+    if not datum.model_input_spans and not datum.loss_fn_input_spans:
+        return None
+    return Spans(_runs(datum.model_input_spans), _runs(datum.loss_fn_input_spans))
+
+
+def _runs(spans: Any) -> list[Span]:
+    found = []
+    for span in spans:
+        kind = span.WhichOneof("span")
+        run = getattr(span, kind or "prompt_tokens")
+        found.append(Span(run.sequence_id, run.offset, run.length, kind == "sampled_tokens"))
+    return found
+
+
+def _write_sequence(message: Any, sequence: Sampled, k: int) -> None:
+    pb = schema()
+    message.stop_reason = pb.STOP_REASON_STOP if sequence.stopped else pb.STOP_REASON_LENGTH
+    message.tokens = _bytes("i", sequence.tokens)
+    message.logprobs = _bytes("f", sequence.logprobs)
+    if k:
+        _write_topk(message.topk_sampled_logprobs, sequence.top, k)
+
+
+def _write_topk(message: Any, rows: Sequence[Sequence[tuple[int, float]]], k: int) -> None:
+    ids, logprobs = _columns(rows, k)
+    message.token_ids, message.logprobs, message.k, message.length = ids, logprobs, k, len(rows)
+
+
+def _write_targets(message: Any, values: Sequence[float], width: int, asked: JsonTensor | None) -> None:
+    rows = len(values) // width
+    message.dtype = schema().DTYPE_FLOAT32
+    message.shape.extend([rows, width])
+    found = [0.0 if math.isnan(value) else value for value in values]
+    if asked is None or asked.sparse_crow_indices is None or asked.sparse_col_indices is None:
+        message.dense = _bytes("f", found)
+        return
+    starts, columns = asked.sparse_crow_indices, asked.sparse_col_indices
+    cells = (row * width + columns[at] for row in range(rows) for at in range(starts[row], starts[row + 1]))
+    message.sparse_csr.values = _bytes("f", (found[cell] for cell in cells))
+    message.sparse_csr.crow_indices = _bytes("q", starts)
+    message.sparse_csr.col_indices = _bytes("q", columns)
+
+
+def _write_alternatives(message: Any, rows: Sequence[Sequence[tuple[int, float]]]) -> None:
+    k = max(map(len, rows), default=0)
+    ids, logprobs = _columns(rows, k)
+    pb = schema()
+    for tensor, dtype, data in (
+        (message.tokens, pb.DTYPE_INT32, ids),
+        (message.logprobs, pb.DTYPE_FLOAT32, logprobs),
+    ):
+        tensor.dtype, tensor.dense = dtype, data
+        tensor.shape.extend([len(rows), k])
+
+
+def _columns(rows: Sequence[Sequence[tuple[int, float]]], k: int) -> tuple[bytes, bytes]:
+    """Return ids and log-probabilities of N times k choices; where a row has fewer, the rest is empty."""
+    cells = [cell for row in rows for cell in (*row[:k], *[_EMPTY] * (k - len(row)))]
+    return _bytes("i", (token for token, _ in cells)), _bytes("f", (logprob for _, logprob in cells))
+
+
+def _bytes(code: str, values: Iterable[float]) -> bytes:
+    return array(code, values).tobytes()
 
 
 def _listed(names: Collection[str]) -> str:

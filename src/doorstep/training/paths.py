@@ -20,6 +20,7 @@ class Kind(StrEnum):
 
     WEIGHTS = "weights"  # adapter and optimizer: training goes on from it
     SAMPLER = "sampler_weights"  # adapter alone
+    EXTERNAL = "external_weights"  # adapter alone, to be taken away: as files, encrypted or not
 
 
 class TinkerPath(msgspec.Struct, frozen=True):
@@ -48,6 +49,11 @@ def parse(path: str) -> TinkerPath:
         raise UsageError(f"{path!r}: {kind!r} is no kind of checkpoint here. There are: {', '.join(Kind)}.")
     split_run_id(run_id)
     return TinkerPath(run_id, Kind(kind), checked_name(name))
+
+
+def checkpoint_path(run_id: str, kind: str, name: str) -> TinkerPath:
+    """Return the path of these segments; raise UsageError when one of them cannot be."""
+    return parse(f"{_SCHEME}{run_id}/{kind}/{name}")
 
 
 def run_id_of(session_id: str, number: int) -> str:

@@ -1,4 +1,4 @@
-"""The JSON messages of the Tinker wire protocol (SDK 0.38) that we take, and how they are read.
+"""The JSON messages of the Tinker wire protocol (SDK 0.26.2 to 0.38) that we take, and how they are read.
 
 A field that is not named here is an error, so that nothing a client asks for is silently left out. The two
 messages that travel as protobuf are in ``codec``.
@@ -29,6 +29,8 @@ class CreateSession(Loose, frozen=True, kw_only=True):
     sdk_version: str
     tags: list[str] = []
     user_metadata: dict[str, Any] | None = None
+    project_id: str | None = None
+    display_name: str | None = None
 
 
 class SessionRef(Loose, frozen=True, kw_only=True):
@@ -50,7 +52,7 @@ class FinishSession(Loose, frozen=True, kw_only=True):
 
 
 class LoraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Shape of the adapter to train."""
+    """Shape of the adapter to train; rank 0 trains the matrices themselves."""
 
     rank: int = 32
     seed: int | None = None
@@ -115,6 +117,16 @@ class SaveWeightsForSampler(Message, frozen=True, kw_only=True):
     user_metadata: dict[str, str] | None = None
 
 
+class SaveWeightsExternal(Message, frozen=True, kw_only=True):
+    """Save the adapter as files to be taken away, encrypted to ``age_encryption_recipients`` if there are any."""
+
+    model_id: str
+    seq_id: int
+    path: str
+    ttl_seconds: int | None = None
+    age_encryption_recipients: list[str] | None = None
+
+
 class LoadWeights(Message, frozen=True, kw_only=True):
     """Load a checkpoint into a model (``model_id``, ``seq_id``) or as a new one (``session_id``, ``model_seq_id``)."""
 
@@ -139,11 +151,47 @@ class CreateSamplingSession(Message, frozen=True, kw_only=True):
     model_path: str | None = None
 
 
-class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of a prompt. Only ``encoded_text`` can be served by a text model."""
+class JoinSamplingSession(Message, frozen=True, kw_only=True):
+    """Get a number for a copy of a sampling client."""
+
+    sampling_session_id: str
+
+
+class CustomLossInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One input of a custom loss: a number (rank 0), one per position (1) or several per position (2)."""
+
+    name: str
+    rank: int
+
+
+class CreateCustomLoss(Message, frozen=True, kw_only=True):
+    """Keep a loss that the client traced with torch.fx; ``engine.graph`` says what may be in ``graph``."""
+
+    session_id: str
+    custom_loss_seq_id: int
+    name: str
+    inputs: list[CustomLossInput]
+    graph: dict[str, Any]
+
+
+class Chunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A piece of a prompt: ``encoded_text``, or an ``image`` for a model that sees."""
 
     type: str
     tokens: list[int] = []
+    data: bytes = b""  # base64 in JSON
+    format: str | None = None
+    expected_tokens: int | None = None
+
+
+class Tensor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Numbers with a shape: row by row, or in compressed sparse rows."""
+
+    data: list[int]
+    dtype: str = "int64"
+    shape: list[int] | None = None
+    sparse_crow_indices: list[int] | None = None
+    sparse_col_indices: list[int] | None = None
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,15 +223,32 @@ class Sample(Message, frozen=True, kw_only=True):
     prompt_logprobs_last_n: int | None = None
     topk_prompt_logprobs: int = 0
     topk_sample_logprobs: int = 0
-    target_prompt_logprobs: Any = None
+    target_prompt_logprobs: Tensor | None = None
     prompt_alt_tokens_k: int = 0
     record_stability_info: bool | None = None
 
 
 class FutureRef(Loose, frozen=True, kw_only=True):
-    """A message about a promise."""
+    """A message about a promise. With ``allow_metadata_only`` a large answer may be announced before it is sent."""
 
     request_id: str
+    allow_metadata_only: bool = False
+
+
+class FuturesTarget(Message, frozen=True, kw_only=True):
+    """Whose samples: those of one copy (0 is the first) of a sampling client."""
+
+    sampling_session_id: str
+    cloned_sampler_id: int = 0
+
+
+class FuturesRef(Loose, frozen=True, kw_only=True):
+    """Which samples are ready after ``prev_cursor``? ``retrieved_request_ids`` may be forgotten."""
+
+    target: FuturesTarget
+    prev_cursor: int = 0
+    timeout: float | None = None
+    retrieved_request_ids: list[str] = []
 
 
 class PathRef(Loose, frozen=True, kw_only=True):
@@ -196,7 +261,7 @@ def read(body: bytes, kind: type[T]) -> T:
     """Read a body; UsageError says which field is wrong."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{kind.__name__}: {error}") from None
 
 

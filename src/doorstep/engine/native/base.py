@@ -1,14 +1,16 @@
-"""The base model: loading a ``transformers`` folder into packed fp32 tensors, and what can be said about it.
+"""The base model: loading a ``transformers`` folder into packed tensors, and what can be said about it.
 
-Owns the frozen weights. Takes Llama, Qwen2, Qwen3 and Mistral shapes without sliding windows; anything else is
-refused with the reason.
+Owns the frozen weights: fp32 on the CPU, bf16 on CUDA (not run there yet). Takes Llama, Qwen2, Qwen3 and Mistral shapes
+without sliding windows.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from doorstep.config import weights_digest
@@ -29,12 +31,19 @@ class Base(NamedTuple):
     ends: list[list[int]]
 
 
-def load_base(folder: Path, name: str) -> Base:
+def takes(folder: Path) -> bool:
+    """Tell whether a model folder holds a decoder of the shapes that are known here."""
+    from transformers import AutoConfig
+
+    try:
+        return _known(AutoConfig.from_pretrained(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineError(f"{folder} cannot be loaded as a language model: {error}") from error
+
+
+def load_base(folder: Path, name: str, device: torch.device) -> Base:
     """Load a model folder; EngineError says what is wrong with it."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not (folder / "config.json").is_file() or not files:
-        raise EngineError(f"{folder} holds no model: it must have config.json and *.safetensors")
-    model = _load(folder)
+    model = _load(folder, device)
     config = model.config
     shape = Shape(
         layers=config.num_hidden_layers,
@@ -56,70 +65,57 @@ def load_base(folder: Path, name: str) -> Base:
         vocabulary=shape.vocabulary,
         max_context=config.max_position_embeddings,
     )
-    weights = _pack(model, shape)
-    positions = torch.arange(info.max_context)[None]
+    # In memory of their own: kernels give other bits where a mapped file is not aligned.
+    weights = pack({name: parameter.detach().clone() for name, parameter in model.named_parameters()}, shape)
+    positions = torch.arange(info.max_context, device=device)[None]
     cos, sin = model.model.rotary_emb(weights.embed, position_ids=positions)
     return Base(info, shape, weights, rope_tables(cos[0], sin[0]), _ends(model))
 
 
-def _load(folder: Path) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _load(folder: Path, device: torch.device) -> Any:
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder)
-        _check(config)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise EngineError(f"{folder} cannot be loaded as a language model: {error}") from error
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).to(device)
 
 
-def _check(config: Any) -> None:
-    if config.model_type not in FAMILIES:
-        raise EngineError(f"model type {config.model_type!r} is not served here; there are {', '.join(FAMILIES)}")
-    if config.hidden_act != "silu":
-        raise EngineError(f"the MLP's activation is {config.hidden_act}; only silu is served here")
+def _known(config: Any) -> bool:
+    """Tell whether this is a plain decoder: silu, full attention, no biases but those of query, key and value."""
     windows = "sliding_attention" in (getattr(config, "layer_types", None) or [])
-    if windows or (config.model_type == "mistral" and config.sliding_window):
-        raise EngineError("models with sliding-window attention are not served here")
-    if getattr(config, "mlp_bias", False) or (
+    windows = windows or (config.model_type == "mistral" and config.sliding_window)
+    biases = getattr(config, "mlp_bias", False) or (
         config.model_type != "qwen2" and getattr(config, "attention_bias", False)
-    ):
-        raise EngineError("models with biases outside query, key and value are not served here")
-
-
-def _pack(model: Any, shape: Shape) -> Weights:
-    layers = [_pack_layer(layer, shape) for layer in model.model.layers]
-    embed = _own(model.model.embed_tokens)
-    head = embed if model.config.tie_word_embeddings else _own(model.lm_head)
-    return Weights(embed, layers, _own(model.model.norm), head)
-
-
-def _pack_layer(layer: Any, shape: Shape) -> Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-    qk_norm: Tensor | None = None
-    if hasattr(attention, "q_norm"):
-        norms = (attention.q_norm.weight.expand(shape.heads, -1), attention.k_norm.weight.expand(shape.kv_heads, -1))
-        qk_norm = torch.cat(norms)
-    return Layer(
-        norm=_own(layer.input_layernorm),
-        qkv=torch.cat([part.weight for part in parts]),
-        qkv_bias=None if parts[0].bias is None else torch.cat([part.bias for part in parts]),
-        qk_norm=qk_norm,
-        o=_own(attention.o_proj),
-        mlp_norm=_own(layer.post_attention_layernorm),
-        gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-        down=_own(mlp.down_proj),
     )
+    return config.model_type in FAMILIES and config.hidden_act == "silu" and not windows and not biases
 
 
-def _own(module: Any) -> Tensor:
-    """Return a module's weight in memory of its own: kernels give other bits where a mapped file is not aligned."""
-    weight: Tensor = module.weight.detach().clone()
-    return weight
+def pack(named: Mapping[str, Tensor], shape: Shape) -> Weights:
+    """Return the weights of a model from its parameters by name; where it has no head, the embeddings are it."""
+    layers = [_pack_layer(named, f"model.layers.{number}", shape) for number in range(shape.layers)]
+    embed = named["model.embed_tokens.weight"]
+    return Weights(embed, layers, named["model.norm.weight"], named.get("lm_head.weight", embed))
+
+
+def _pack_layer(named: Mapping[str, Tensor], layer: str, shape: Shape) -> Layer:
+    qkv = [f"{layer}.self_attn.{part}_proj" for part in "qkv"]
+    norms = [(f"{layer}.self_attn.q_norm.weight", shape.heads), (f"{layer}.self_attn.k_norm.weight", shape.kv_heads)]
+    normed, biased = norms[0][0] in named, f"{qkv[0]}.bias" in named
+    return Layer(
+        norm=named[f"{layer}.input_layernorm.weight"],
+        qkv=torch.cat([named[f"{part}.weight"] for part in qkv]),
+        qkv_bias=torch.cat([named[f"{part}.bias"] for part in qkv]) if biased else None,
+        qk_norm=torch.cat([named[name].expand(heads, -1) for name, heads in norms]) if normed else None,
+        o=named[f"{layer}.self_attn.o_proj.weight"],
+        mlp_norm=named[f"{layer}.post_attention_layernorm.weight"],
+        gate_up=torch.cat([named[f"{layer}.mlp.{part}_proj.weight"] for part in ("gate", "up")]),
+        down=named[f"{layer}.mlp.down_proj.weight"],
+    )
 
 
 def _ends(model: Any) -> list[list[int]]:

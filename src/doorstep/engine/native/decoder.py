@@ -1,19 +1,21 @@
-"""The forward pass of a Llama- or Qwen3-like decoder on plain tensors: no module tree, adapters already merged in.
+"""The forward pass of a Llama- or Qwen3-like decoder on plain tensors: no module tree.
 
-``run`` is for whole rows (training, prefill, scoring). Sampling takes the same layers one token at a time through
-``attention_inputs`` and ``rest_of_layer``. Letters in shapes: B rows, T positions, D width, H query and K key heads,
-E size of a head.
+Sampling and training go through the same ``attention_inputs`` and ``rest_of_layer``, each with products and attention
+of its own. Letters in shapes: N tokens, D width, H query and K key heads, E size of a head.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import TypeVar
 
-Linear = Callable[[Tensor, Tensor], Tensor]
+M = TypeVar("M", default=Tensor)  # what stands for a matrix: it alone, or it and what adapters have beside it
+Linear = Callable[[Tensor, M], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,21 +31,24 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     eps: float
 
 
-class Layer(NamedTuple):
+class Layer(NamedTuple, Generic[M]):
     """One layer; products that share their input are packed into one matrix, outputs one after another."""
 
     norm: Tensor
-    qkv: Tensor
+    qkv: M
     qkv_bias: Tensor | None
     qk_norm: Tensor | None  # (H + K, E)
-    o: Tensor
+    o: M
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: M
+    down: M
 
 
-class Weights(NamedTuple):
-    """All weights of a decoder. ``head`` may be the same tensor as ``embed``."""
+class Weights(msgspec.Struct, frozen=True, eq=False, weakref=True):
+    """All weights of a decoder, one version of them: never changed in place, equal to itself alone.
+
+    ``head`` may be the same tensor as ``embed``.
+    """
 
     embed: Tensor
     layers: list[Layer]
@@ -58,47 +63,18 @@ class Rope(NamedTuple):
     sin: Tensor
 
 
-class Layout(NamedTuple):
-    """Rows that are not plain text from their beginning: each place's position, (B, T), what it sees, (B, 1, T, T)."""
-
-    positions: Tensor
-    mask: Tensor
-
-
-class KeyValues(NamedTuple):
-    """Keys and values of one layer, (B, K, T, E)."""
-
-    keys: Tensor
-    values: Tensor
-
-
-def run(
-    shape: Shape,
-    weights: Weights,
-    rope: Rope,
-    tokens: Tensor,
-    layout: Layout | None = None,
-    keep: list[KeyValues] | None = None,
+def through(
+    shape: Shape, layers: list[Layer[M]], norm: Tensor, rope: Rope, x: Tensor, attend: Attend, linear: Linear[M]
 ) -> Tensor:
-    """Return the normalised hidden states (B, T, D) of right-padded rows; ``keep`` gets the layers' keys and values."""
-    rows, length = tokens.shape
-    positions = torch.arange(length) if layout is None else layout.positions
-    mask = None if layout is None else layout.mask
-    at = Rope(rope.cos[positions].unsqueeze(-2), rope.sin[positions].unsqueeze(-2))
-    grouped = shape.heads != shape.kv_heads
-    x = F.embedding(tokens, weights.embed)
-    for layer in weights.layers:
-        q, k, v = (part.transpose(1, 2) for part in attention_inputs(shape, layer, at, x, F.linear))
-        if keep is not None:
-            keep.append(KeyValues(k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=grouped)
-        mixed = mixed.transpose(1, 2).reshape(rows, length, -1)
-        x = rest_of_layer(shape, layer, x, mixed, F.linear)
-    return normalise(x, weights.norm, shape.eps)
+    """Return the normalised hidden states (N, D) of tokens that are not in rectangles; ``attend`` knows their rows."""
+    for layer in layers:
+        mixed = attend(*attention_inputs(shape, layer, rope, x, linear))
+        x = rest_of_layer(shape, layer, x, mixed, linear)
+    return normalise(x, norm, shape.eps)
 
 
 def attention_inputs(
-    shape: Shape, layer: Layer, rope: Rope, x: Tensor, linear: Linear
+    shape: Shape, layer: Layer[M], rope: Rope, x: Tensor, linear: Linear[M]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries, keys (both rotated) and values of a layer: (…, H, E), (…, K, E), (…, K, E)."""
     packed = linear(normalise(x, layer.norm, shape.eps), layer.qkv)
@@ -113,7 +89,7 @@ def attention_inputs(
     return q, k, v
 
 
-def rest_of_layer(shape: Shape, layer: Layer, x: Tensor, mixed: Tensor, linear: Linear) -> Tensor:
+def rest_of_layer(shape: Shape, layer: Layer[M], x: Tensor, mixed: Tensor, linear: Linear[M]) -> Tensor:
     """Return the layer's output: what attention mixed, added through ``o``, then the MLP."""
     x = x + linear(mixed, layer.o)
     gate, up = linear(normalise(x, layer.mlp_norm, shape.eps), layer.gate_up).chunk(2, dim=-1)
@@ -128,15 +104,6 @@ def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def logits(weights: Weights, hidden: Tensor, linear: Linear = F.linear) -> Tensor:
     """Return the scores of every vocabulary entry, (…, V)."""
     return linear(hidden, weights.head)
-
-
-def frozen(weights: Weights) -> Weights:
-    """Return the same weights without gradients: views on the same memory."""
-    layers = [
-        layer._replace(**{field: value.detach() for field, value in layer._asdict().items() if value is not None})
-        for layer in weights.layers
-    ]
-    return Weights(weights.embed.detach(), layers, weights.norm.detach(), weights.head.detach())
 
 
 def rope_tables(cos: Tensor, sin: Tensor) -> Rope:

@@ -32,10 +32,10 @@ def pack(rows: list[list[int]]) -> list[Packed]:
 
 
 def batches(groups: list[Packed], tokens: int) -> list[list[Packed]]:
-    """Cut groups, sorted by length, into batches of at most ``tokens`` with padding (or of one group)."""
+    """Cut groups into batches of at most ``tokens`` (or of one group)."""
     found: list[list[Packed]] = [[]]
     for group in groups:
-        if found[-1] and (len(found[-1]) + 1) * group.length > tokens:
+        if found[-1] and sum(each.length for each in found[-1]) + group.length > tokens:
             found.append([])
         found[-1].append(group)
     return found

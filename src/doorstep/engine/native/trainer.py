@@ -1,222 +1,235 @@
-"""Training an adapter: forward-backward over rows of any length, and the optimiser's step.
+"""Training: forward-backward of many adapters' calls in one pass of the decoder.
 
-Rows are packed (see ``packing``) and cut into right-padded micro-batches, a function of the rows alone, so that the
-same call gives the same bits. The head runs apart, a few positions at a time, with its gradient written out: positions
-that do not count cost no backward pass, and logits of a large vocabulary are never held together.
+Each call is cut into micro-batches, a function of its rows alone; micro-batches of different calls then go through the
+decoder together, as many as ``MICRO_BATCH`` tokens hold (see ``beside``). The head runs apart, for one call and a few
+positions at a time, with its gradient written out: positions that do not count cost no backward pass, and logits of a
+large vocabulary are never held together.
 """
 
-import math
-from collections.abc import Generator
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Generator, Sequence
+from itertools import accumulate
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from doorstep.engine.adapter import Adapter
-from doorstep.engine.api import AdamParams, Loss, ModelInfo, Scores, TrainResult, TrainRow
-from doorstep.engine.losses import KINDS, Inputs, Kind
-from doorstep.engine.native import decoder
+from doorstep.engine.api import TrainResult
+from doorstep.engine.full import Full
+from doorstep.engine.losses import bind, means
 from doorstep.engine.native.base import Base
-from doorstep.engine.native.decoder import Layout, Weights
-from doorstep.engine.native.packing import Packed, batches, pack
+from doorstep.engine.native.beside import Member, Stack
+from doorstep.engine.native.decoder import Rope
+from doorstep.engine.native.packing import batches, pack
+from doorstep.engine.native.rows import Attention, MicroBatch, micro_batch
+from doorstep.engine.native.whole import Whole
+from doorstep.engine.runtime import Task
 from doorstep.errors import EngineError
 
-MICRO_BATCH = 2048  # tokens with padding; larger ones are no faster, and hold up sampling longer
-HEAD_ELEMENTS = 1 << 22  # logits held at once
+MICRO_BATCH = 2048  # tokens; more are no faster, and hold up sampling longer
+HEAD_ELEMENTS = 1 << 24  # logits held at once
 
 
-class _Batch(NamedTuple):
-    """Some rows as the decoder gets them. ``pick`` finds the place of each row's each position; so do the rest."""
+class Head(Protocol):
+    """The last matrix, for one call."""
 
-    rows: list[int]
-    tokens: Tensor  # (B, T)
-    layout: Layout | None
-    pick: Tensor
-    targets: Tensor
-    inputs: Inputs
+    vocabulary: int
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the scores (P, V) of hidden states (P, D)."""
+        ...
 
-def check_rows(rows: list[TrainRow], loss: Loss, info: ModelInfo) -> None:
-    """Raise an EngineError that names the first row and field that cannot be trained on."""
-    kind = KINDS.get(loss.name)
-    if kind is None:
-        raise EngineError(f"loss {loss.name!r} is not served here; there are {', '.join(KINDS)}")
-    if unknown := set(loss.config) - kind.settings:
-        raise EngineError(f"loss {loss.name} has no setting {', '.join(sorted(unknown))}")
-    if not rows:
-        raise EngineError("there are no rows to train on; give at least one")
-    for index, row in enumerate(rows):
-        if problem := _problem(row, kind, info):
-            raise EngineError(f"row {index}: {problem}")
+    def backward(self, change: Tensor, hidden: Tensor) -> Tensor:
+        """Return the gradient at hidden states from that at their scores; add that of the weights."""
+        ...
 
 
-def forward_backward(
-    base: Base, adapter: Adapter, weights: Weights, rows: list[TrainRow], loss: Loss, forward_only: bool
-) -> Generator[None, None, TrainResult]:
-    """Add the gradients of a loss over rows; pauses after each micro-batch. ``weights`` has the adapter merged in.
+class Run:
+    """A task on its way. Its gradients arrive together at the end: a failure leaves the adapter as it was."""
 
-    The gradients arrive together at the end: a failure on the way leaves the adapter as it was.
-    """
-    kind = KINDS[loss.name]
-    merged = _leaves(adapter, weights)
-    logprobs: list[list[float]] = [[] for _ in rows]
-    total = 0.0
-    for batch in _batches(rows, kind):
-        lp, value = _step(base, merged, batch, loss, forward_only)
-        lengths = [len(rows[index].tokens) for index in batch.rows]
-        for index, part in zip(batch.rows, lp.split(lengths), strict=True):
-            logprobs[index] = part.tolist()
-        total += value
+    def __init__(self, task: Task[Any]) -> None:
+        self.task = task
+        self.waiting = deque(_cut(task))
+        self._loss = bind(task.loss)
+        self._logprobs: list[list[float]] = [[] for _ in task.rows]
+        self._sums: dict[str, float] = {}
+        self._gradient: Tensor | None = None
+
+    def take_loss(self, batch: MicroBatch, hidden: Tensor, head: Head) -> Tensor:
+        """Take the loss of hidden states (P, D); return the gradient at them, zero with ``forward_only``."""
+        rows = [self.task.rows[index] for index in batch.rows]
+        targets = torch.tensor([target for row in rows for target in row.targets], device=hidden.device)
+        scores = _Scores(hidden, head, targets.view(-1, rows[0].width))
+        lp = scores.logprobs()
+        given = self._loss.gather(rows, hidden.device)
+        value = self._loss(lp if rows[0].width > 1 else lp[:, 0], given)
+        self._note("loss:sum", float(value.loss.sum(dtype=torch.float64)))
+        for name, amount in value.metrics.items():
+            self._note(name, amount)
+        parts = lp.flatten().split([len(row.targets) for row in rows])
+        for index, part in zip(batch.rows, parts, strict=True):
+            self._logprobs[index] = part.tolist()
+        if self.task.forward_only:
+            return torch.zeros_like(hidden)
+        return scores.backward(value.gradient.view(lp.shape), given.counts)
+
+    def add(self, gradient: Tensor) -> None:
+        """Add the gradient of a micro-batch."""
+        self._gradient = gradient if self._gradient is None else self._gradient.add_(gradient)
+
+    def finish(self) -> None:
+        """Hand over the result, and the gradients to the adapter."""
+        if self._gradient is not None:
+            self.task.adapter.gradient.add_(self._gradient)
+        self.task.done = TrainResult(logprobs=self._logprobs, metrics=means(self._sums, len(self.task.rows)))
+
+    def fail(self, error: Exception) -> None:
+        """Give up."""
+        self.waiting.clear()
+        self.task.done = (
+            error if isinstance(error, EngineError) else EngineError(f"the engine failed: {error!r}", "server")
+        )
+
+    def _note(self, name: str, amount: float) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + amount
+
+
+class _Scores:
+    """Log-probabilities of targets (P, K) at hidden states (P, D), some positions at a time."""
+
+    def __init__(self, hidden: Tensor, head: Head, targets: Tensor) -> None:
+        self._hidden = hidden
+        self._head = head
+        self._targets = targets
+        self._step = max(1, HEAD_ELEMENTS // head.vocabulary)
+        self._one_step = len(hidden) <= self._step
+        self._last: Tensor | None = None  # log-probabilities of all tokens at the last step
+
+    def logprobs(self) -> Tensor:
+        """Return the targets' log-probabilities, (P, K)."""
+        found = []
+        for start in range(0, len(self._hidden), self._step):
+            span = slice(start, start + self._step)
+            self._last = _log_softmax(self._hidden[span], self._head)
+            found.append(self._last.gather(1, self._targets[span]))
+        return torch.cat(found)
+
+    def backward(self, gradient: Tensor, counts: Tensor | None) -> Tensor:
+        """Return the gradient at the hidden states from that at the log-probabilities."""
+        found = torch.zeros_like(self._hidden)
+        used = torch.arange(len(found), device=found.device) if counts is None else counts.nonzero().flatten()
+        for part in used.split(self._step):
+            hidden, targets, by_lp = (each.index_select(0, part) for each in (self._hidden, self._targets, gradient))
+            kept = self._last if self._one_step else None
+            change = _log_softmax(hidden, self._head) if kept is None else kept.index_select(0, part)
+            change.exp_().mul_(-by_lp.sum(dim=1, keepdim=True)).scatter_add_(1, targets, by_lp)
+            found.index_copy_(0, part, self._head.backward(change.to(hidden.dtype), hidden))
+        return found
+
+
+def _log_softmax(hidden: Tensor, head: Head) -> Tensor:
+    return torch.log_softmax(head.logits(hidden).float(), dim=-1)
+
+
+def train(base: Base, tasks: Sequence[Task[Any]]) -> Generator[None, None, None]:
+    """Do tasks, at most one of an adapter; pauses after each pass of the decoder."""
+    runs = []
+    for task in tasks:
+        try:
+            runs.append(Run(task))
+        except EngineError as error:
+            task.done = error
+    while waiting := [run for run in runs if run.waiting]:
+        chosen = _together(waiting)
+        try:
+            _pass(base, chosen)
+        except Exception as error:
+            for run, _ in chosen:
+                run.fail(error)
+        for run, _ in chosen:
+            if run.task.done is None and not run.waiting:
+                run.finish()
         yield
-    if not forward_only:
-        adapter.add_gradients(merged)
-    return TrainResult(logprobs=logprobs, metrics={"loss:sum": total})
 
 
-def optim_step(adapter: Adapter, params: AdamParams) -> dict[str, float]:
-    """Step AdamW with the gradients so far and clear them; on gradients that are not finite the weights stay."""
-    norm = float(torch.linalg.vector_norm(adapter.gradient))
-    if not math.isfinite(norm):
-        adapter.gradient.zero_()
-        raise EngineError("the gradients are not finite; they were cleared, the weights are as before. Lower the rate.")
-    if 0 < params.grad_clip_norm < norm:
-        adapter.gradient.mul_(params.grad_clip_norm / norm)
-    adapter.optimizer.param_groups[0].update(
-        lr=params.learning_rate,
-        betas=(params.beta1, params.beta2),
-        eps=params.eps,
-        weight_decay=params.weight_decay,
-    )
-    adapter.flat.grad = adapter.gradient
-    adapter.optimizer.step()
-    adapter.gradient.zero_()
-    return {"step": float(adapter.optimizer.state[adapter.flat]["step"]), "grad_norm": norm}
+def _cut(task: Task[Any]) -> list[MicroBatch]:
+    """Cut a call into micro-batches, each of rows of one width."""
+    widths: dict[int, list[int]] = {}
+    for index, row in enumerate(task.rows):
+        widths.setdefault(row.width, []).append(index)
+    cut = []
+    for indices in widths.values():
+        groups = pack([task.rows[index].tokens for index in indices])
+        named = [group._replace(rows=[indices[number] for number in group.rows]) for group in groups]
+        cut += [micro_batch(task.rows, batch) for batch in batches(named, MICRO_BATCH)]
+    return cut
 
 
-def score(base: Base, weights: Weights, tokens: list[int]) -> Scores:
-    """Return the log-probability of each token given those before it; the first has none."""
-    with torch.inference_mode():
-        hidden = decoder.run(base.shape, weights, base.rope, torch.tensor([tokens]))[0, :-1]
-        parts = zip(_split(hidden, base), _split(torch.tensor(tokens[1:]), base), strict=True)
-        found = [_log_softmax(part, weights).gather(1, targets[:, None]).flatten() for part, targets in parts]
-        return Scores(logprobs=[None, *torch.cat(found).tolist()] if found else [None])
+def _together(waiting: Sequence[Run]) -> list[tuple[Run, MicroBatch]]:
+    """Take the next micro-batches that go through the decoder in one pass, equally shaped ones side by side."""
+    first, *others = waiting
+    chosen = [(first, first.waiting.popleft())]
+    if isinstance(first.task.adapter, Full):
+        return chosen
+    room = MICRO_BATCH - len(chosen[0][1].tokens)
+    for run in others:
+        alike = type(run.task.adapter) is Adapter and run.task.forward_only == first.task.forward_only
+        if alike and len(run.waiting[0].tokens) <= room:
+            chosen.append((run, run.waiting.popleft()))
+            room -= len(chosen[-1][1].tokens)
+    return sorted(chosen, key=lambda each: Member(each[0].task.adapter, len(each[1].tokens)).shape)
 
 
-def _problem(row: TrainRow, kind: Kind, info: ModelInfo) -> str | None:
-    length = len(row.tokens)
-    if not 1 <= length <= info.max_context:
-        return f"tokens has {length} entries; {info.name} takes 1 to {info.max_context}"
-    for field in ("targets", *kind.fields):
-        values = _given(row, field)
-        if values is None:
-            return f"{field} is missing; this loss needs {', '.join(kind.fields)}"
-        if len(values) != length:
-            return f"{field} has {len(values)} entries, tokens has {length}; they must be equally long"
-    for field in ("tokens", "targets"):
-        if wrong := [token for token in getattr(row, field) if not 0 <= token < info.vocabulary]:
-            return f"{field} has the id {wrong[0]}, outside the vocabulary of {info.vocabulary}"
-    for field in kind.fields:
-        if not all(map(math.isfinite, row.inputs[field])):
-            return f"{field} has an entry that is not a finite number"
-    return None
-
-
-def _given(row: TrainRow, field: str) -> list[Any] | None:
-    return row.targets if field == "targets" else row.inputs.get(field)
-
-
-def _leaves(adapter: Adapter, weights: Weights) -> Weights:
-    """Return views on merged weights that collect gradients where the adapter changes them."""
-    leaves = decoder.frozen(weights)
-    for site in adapter.sites:
-        site.of(leaves).requires_grad_()
-    return leaves
-
-
-def _batches(rows: list[TrainRow], kind: Kind) -> list[_Batch]:
-    groups = pack([row.tokens for row in rows])
-    return [_batch(rows, batch, kind) for batch in batches(groups, MICRO_BATCH)]
-
-
-def _batch(rows: list[TrainRow], groups: list[Packed], kind: Kind) -> _Batch:
-    longest = max(group.length for group in groups)
-    tokens = torch.zeros(len(groups), longest, dtype=torch.long)
-    positions = torch.zeros(len(groups), longest, dtype=torch.long)
-    part = torch.zeros(len(groups), longest, dtype=torch.long)  # 0 what is shared, then one number a row
-    pick: list[int] = []
-    for number, group in enumerate(groups):
-        end = group.prefix
-        tokens[number, :end] = torch.tensor(rows[group.rows[0]].tokens[:end])
-        positions[number, :end] = torch.arange(end)
-        for index in group.rows:
-            own = rows[index].tokens[group.prefix :]
-            places = slice(end, end + len(own))
-            tokens[number, places] = torch.tensor(own, dtype=torch.long)
-            positions[number, places] = torch.arange(group.prefix, group.prefix + len(own))
-            part[number, places] = index + 1
-            pick += [number * longest + at for at in (*range(group.prefix), *range(places.start, places.stop))]
-            end = places.stop
-    order = [index for group in groups for index in group.rows]
-
-    def flat(field: str, kind: torch.dtype) -> Tensor:
-        return torch.tensor([value for index in order for value in _given(rows[index], field) or ()], dtype=kind)
-
-    empty = torch.empty(0)
-    inputs = Inputs(*(flat(field, torch.float32) if field in kind.fields else empty for field in Inputs._fields))
-    shared = any(len(group.rows) > 1 for group in groups)
-    layout = Layout(positions, _sees(part)) if shared else None
-    return _Batch(order, tokens, layout, torch.tensor(pick), flat("targets", torch.long), inputs)
-
-
-def _sees(part: Tensor) -> Tensor:
-    """Return what each place sees, (B, 1, T, T): what is before it, in what is shared or in its own row."""
-    earlier = torch.ones(part.shape[1], part.shape[1], dtype=torch.bool).tril()
-    return ((part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None]))[:, None] & earlier
-
-
-def _step(base: Base, merged: Weights, batch: _Batch, loss: Loss, forward_only: bool) -> tuple[Tensor, float]:
-    """Run one micro-batch; gradients add up in ``merged``. Return log-probabilities and the loss."""
+def _pass(base: Base, chosen: Sequence[tuple[Run, MicroBatch]]) -> None:
+    """Run micro-batches of different adapters through the decoder and back."""
+    forward_only = chosen[0][0].task.forward_only
+    device = base.weights.embed.device
+    layout = _Layout([batch for _, batch in chosen], device)
+    stack = _stack(base, chosen)
+    at = Rope(base.rope.cos[layout.positions].unsqueeze(-2), base.rope.sin[layout.positions].unsqueeze(-2))
     with torch.set_grad_enabled(not forward_only):
-        places = decoder.run(base.shape, merged, base.rope, batch.tokens, batch.layout).flatten(0, 1)
-        hidden = places.index_select(0, batch.pick)
-    lps, losses, backward = [], 0.0, torch.zeros_like(hidden)
-    counts = getattr(batch.inputs, KINDS[loss.name].gate) != 0
+        hidden = stack.hidden(base.shape, at, layout.tokens, layout.attention).index_select(0, layout.pick)
+    heads: Sequence[Head] = stack.heads()
     with torch.no_grad():
-        start = 0
-        for part in _split(hidden, base):
-            span = slice(start, start + len(part))
-            start += len(part)
-            inputs = Inputs(*(given[span] for given in batch.inputs))
-            targets = batch.targets[span]
-            log_p = _log_softmax(part, merged)
-            lp = log_p.gather(1, targets[:, None]).flatten()
-            value = KINDS[loss.name].function(lp, inputs, loss.config)
-            lps.append(lp)
-            losses += float(value.loss.sum(dtype=torch.float64))
-            if not forward_only:
-                used = counts[span].nonzero().flatten()
-                _head_backward(merged.head, part, log_p, targets, value.gradient, used, backward[span])
-    if not forward_only and hidden.requires_grad:
-        hidden.backward(backward)
-    return torch.cat(lps), losses
+        # cloned: kernels give other bits where their input does not lie on a boundary of 64 bytes
+        parts = [part.clone() for part in hidden.split(layout.picked)]
+        found = [
+            _take_loss(run, batch, part, head) for (run, batch), part, head in zip(chosen, parts, heads, strict=True)
+        ]
+    if forward_only:
+        return
+    if hidden.requires_grad:
+        hidden.backward(torch.cat(found))
+    for (run, _), gradient in zip(chosen, stack.gradients(), strict=True):
+        run.add(gradient)
 
 
-def _head_backward(
-    head: Tensor, hidden: Tensor, log_p: Tensor, targets: Tensor, gradient: Tensor, used: Tensor, out: Tensor
-) -> None:
-    """Write the gradient at the ``used`` hidden states to ``out``, and add the head's to ``head.grad``."""
-    change = log_p[used].exp_().mul_(-gradient[used, None])
-    change[torch.arange(len(used)), targets[used]] += gradient[used]
-    out[used] = change @ head
-    if head.requires_grad:
-        if head.grad is None:
-            head.grad = torch.zeros_like(head)
-        head.grad.addmm_(change.T, hidden[used])
+def _stack(base: Base, chosen: Sequence[tuple[Run, MicroBatch]]) -> Stack | Whole:
+    first = chosen[0][0].task.adapter
+    if isinstance(first, Full):
+        return Whole(base.shape, first, base.weights.head.dtype)
+    return Stack(base.weights, [Member(run.task.adapter, len(batch.tokens)) for run, batch in chosen])
 
 
-def _log_softmax(hidden: Tensor, weights: Weights) -> Tensor:
-    return torch.log_softmax(decoder.logits(weights, hidden), dim=-1)
+def _take_loss(run: Run, batch: MicroBatch, hidden: Tensor, head: Head) -> Tensor:
+    """Take one call's loss; a custom one may fail on its values, which is nothing to the others of the pass."""
+    try:
+        return run.take_loss(batch, hidden, head)
+    except EngineError as error:
+        run.fail(error)
+        return torch.zeros_like(hidden)
 
 
-def _split(positions: Tensor, base: Base) -> tuple[Tensor, ...]:
-    return torch.split(positions, max(1, HEAD_ELEMENTS // base.shape.vocabulary))
+class _Layout:
+    """Micro-batches one after another, as tensors."""
+
+    def __init__(self, batches: Sequence[MicroBatch], device: torch.device) -> None:
+        starts = list(accumulate((len(batch.tokens) for batch in batches), initial=0))
+        placed = list(zip(batches, starts, strict=False))
+        blocks = [block._replace(start=block.start + start) for batch, start in placed for block in batch.blocks]
+        self.attention = Attention(blocks, device)
+        self.tokens = torch.tensor([token for batch in batches for token in batch.tokens], device=device)
+        self.positions = torch.tensor([position for batch in batches for position in batch.positions], device=device)
+        self.pick = torch.tensor([start + at for batch, start in placed for at in batch.pick], device=device)
+        self.picked = [len(batch.pick) for batch in batches]

@@ -77,6 +77,7 @@ def _check_sayable(request: ChatRequest) -> None:
         ("n", request.n > 1, "Anthropic's models give one answer; ask several times"),
         ("temperature", (request.temperature or 0) > 1, "Anthropic's models take 0 to 1"),
         ("logprobs", request.logprobs or request.top_logprobs, "Anthropic's models tell no log-probabilities"),
+        ("min_p", request.min_p, "Anthropic's models take no such limit"),
         ("seed", request.seed is not None, "Anthropic's models take no seed"),
         ("presence_penalty", request.presence_penalty, "Anthropic's models take no penalties"),
         ("frequency_penalty", request.frequency_penalty, "Anthropic's models take no penalties"),

@@ -24,7 +24,7 @@ NAME = "openai.chat"
 PATH = "/v1/chat/completions"
 
 _SAMPLING = (
-    "temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "stop", "seed", "n", "logprobs",
+    "temperature", "top_p", "top_k", "min_p", "max_tokens", "max_completion_tokens", "stop", "seed", "n", "logprobs",
     "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias", "tool_choice", "parallel_tool_calls",
     "response_format", "reasoning_effort", "reasoning", "thinking", "verbosity", "service_tier",
 )  # fmt: skip

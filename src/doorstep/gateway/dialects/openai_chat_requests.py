@@ -1,8 +1,8 @@
 """Requests of OpenAI's chat completions, read into the canonical form.
 
 The format is what OpenAI documents and what its followers add to it: ``reasoning_content`` (DeepSeek, GLM, vLLM),
-``reasoning_details`` and ``reasoning`` (OpenRouter), ``thinking`` (DeepSeek, GLM), ``top_k`` (vLLM), ``cache_control``
-(OpenRouter, LiteLLM).
+``reasoning_details`` and ``reasoning`` (OpenRouter), ``thinking`` (DeepSeek, GLM), ``top_k`` and ``min_p`` (vLLM),
+``cache_control`` (OpenRouter, LiteLLM).
 """
 
 import base64
@@ -71,6 +71,7 @@ class _Request(msgspec.Struct, frozen=True):
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     top_k: int | None = None
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     stop: _Text | Annotated[list[_Text], msgspec.Meta(max_length=4)] | None = None
     seed: int | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
@@ -112,6 +113,7 @@ def read(body: bytes) -> ChatRequest:
         temperature=asked.temperature,
         top_p=asked.top_p,
         top_k=asked.top_k,
+        min_p=asked.min_p,
         stop=[asked.stop] if isinstance(asked.stop, str) else asked.stop or [],
         seed=asked.seed,
         n=asked.n or 1,

@@ -77,6 +77,7 @@ def write_request(request: ChatRequest, *, head: Head, model: str) -> bytes:
         "temperature": request.temperature,
         "top_p": request.top_p,
         "top_k": request.top_k,
+        "min_p": request.min_p,
         "stop": request.stop or None,
         "seed": request.seed,
         "n": request.n if request.n > 1 else None,

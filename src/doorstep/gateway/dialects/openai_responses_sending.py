@@ -65,6 +65,7 @@ def _check_sayable(request: ChatRequest) -> None:
     unsayable = {
         "n": request.n > 1,
         "top_k": request.top_k is not None,
+        "min_p": bool(request.min_p),
         "stop": bool(request.stop),
         "seed": request.seed is not None,
         "presence_penalty": bool(request.presence_penalty),

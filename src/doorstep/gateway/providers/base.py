@@ -23,7 +23,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """One call as a provider gets it.
 
     ``model`` is the provider's own name, ``adapter`` the tinker:// path on ours. ``headers`` are the client's, names in
-    lower case. ``key`` is which of the provider's keys to use, the first where it is not said.
+    lower case. ``key`` is which of the provider's keys to use, the first where it is not said. ``key_id`` is the key
+    that the client called with, empty for the machine's own user.
     """
 
     dialect: Dialect
@@ -34,6 +35,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str | None = None
     headers: Mapping[bytes, bytes] = {}
     key: Key | None = None
+    key_id: str = ""
 
 
 class Stream(Protocol):

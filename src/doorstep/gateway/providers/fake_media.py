@@ -157,7 +157,20 @@ def _gemini(ask: Ask) -> Made:
     return JSON, [b"[" + msgspec.json.encode(body) + b"]"]
 
 
+def _completion(ask: Ask) -> Made:
+    """Go on with the last prompt by saying it again."""
+    said = str(ask.dialect.messages(ask.body)[-1]["content"])
+    usage = {"prompt_tokens": _words(said), "completion_tokens": _words(said), "total_tokens": 2 * _words(said)}
+    choice = {"index": 0, "text": said, "logprobs": None, "finish_reason": "stop"}
+    about = {"id": ask.call_id, "object": "text_completion", "created": 0, "model": ask.model}
+    body = about | {"choices": [choice], "usage": usage}
+    return (
+        (EVENT_STREAM, [_event(body), b"data: [DONE]\n\n"]) if ask.head.stream else (JSON, [msgspec.json.encode(body)])
+    )
+
+
 _MAKERS: dict[str, Callable[[Ask], Made]] = {
+    "openai.completions": _completion,
     "openai.embeddings": _embeddings,
     "anthropic.count_tokens": _count,
     "openai.images": _images,

@@ -32,7 +32,7 @@ _JSON_TYPE = (b"content-type", JSON.encode())
 _UNPACKED = (b"accept-encoding", b"identity")
 _OPENAI = "openai."
 _COMPATIBLE = (
-    "openai.chat", "openai.embeddings", "openai.images", "openai.image_edits", "openai.speech",
+    "openai.chat", "openai.completions", "openai.embeddings", "openai.images", "openai.image_edits", "openai.speech",
     "openai.transcription", "openai.translation",
 )  # fmt: skip
 _FORM = b"multipart/form-data"

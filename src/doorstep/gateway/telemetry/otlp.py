@@ -5,7 +5,7 @@ JSON is written, since every collector takes it; JSON and protobuf are read (``p
 
 import base64
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 from doorstep import __version__
 from doorstep.errors import BadInput
 from doorstep.gateway.histogram import Histogram
+from doorstep.gateway.metrics import Family
 from doorstep.gateway.telemetry import protobuf
 
 JSON = "application/json"
@@ -88,6 +89,24 @@ def write_measures(measures: Sequence[Measure], resource: Attributes, start_ns: 
     return msgspec.json.encode(
         {"resourceMetrics": [{"resource": {"attributes": _attributes(resource)}, "scopeMetrics": [inside]}]}
     )
+
+
+def write_figures(families: Iterable[Family], resource: Attributes, start_ns: int, now_ns: int) -> bytes:
+    """Return an export request of counters, which are sums since ``start_ns``, and of gauges."""
+    times = {"startTimeUnixNano": str(start_ns), "timeUnixNano": str(now_ns)}
+    inside = {"scope": _SCOPE, "metrics": [_figure(family, times) for family in families]}
+    return msgspec.json.encode(
+        {"resourceMetrics": [{"resource": {"attributes": _attributes(resource)}, "scopeMetrics": [inside]}]}
+    )
+
+
+def _figure(family: Family, times: dict[str, str]) -> dict[str, Any]:
+    name, kind, meaning, samples = family
+    points = [{"attributes": _attributes(dict(labels)), "asDouble": value} | times for labels, value in samples]
+    data: dict[str, Any] = {"dataPoints": points}
+    if kind == "counter":
+        data |= {"aggregationTemporality": CUMULATIVE, "isMonotonic": True}
+    return {"name": name, "description": meaning, "sum" if kind == "counter" else "gauge": data}
 
 
 def _span(span: Span) -> dict[str, Any]:

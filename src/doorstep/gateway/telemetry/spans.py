@@ -22,6 +22,7 @@ OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
 LATEST = "gen_ai_latest_experimental"
 AGENT = "invoke_agent"
 _OPERATIONS = {
+    "openai.completions": "text_completion",
     "openai.embeddings": "embeddings",
     "google.generate_content": "generate_content",
     "openai.images": "generate_content",

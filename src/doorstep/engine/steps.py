@@ -1,0 +1,29 @@
+"""The optimiser's step: AdamW exactly as torch has it, on one vector."""
+
+import math
+
+import torch
+
+from doorstep.engine.adapter import Trained
+from doorstep.engine.api import AdamParams
+from doorstep.errors import EngineError
+
+
+def optim_step(adapter: Trained, params: AdamParams) -> dict[str, float]:
+    """Step AdamW with the gradients so far and clear them; on gradients that are not finite the weights stay."""
+    norm = float(torch.linalg.vector_norm(adapter.gradient))
+    if not math.isfinite(norm):
+        adapter.gradient.zero_()
+        raise EngineError("the gradients are not finite; they were cleared, the weights are as before. Lower the rate.")
+    if 0 < params.grad_clip_norm < norm:
+        adapter.gradient.mul_(params.grad_clip_norm / norm)
+    adapter.optimizer.param_groups[0].update(
+        lr=params.learning_rate,
+        betas=(params.beta1, params.beta2),
+        eps=params.eps,
+        weight_decay=params.weight_decay,
+    )
+    adapter.flat.grad = adapter.gradient
+    adapter.optimizer.step()
+    adapter.gradient.zero_()
+    return {"step": float(adapter.optimizer.state[adapter.flat]["step"]), "grad_norm": norm}
