@@ -37,8 +37,8 @@ def measure(url: str, model: str, rounds: int, rank: int) -> dict[str, Any]:
 
     service = tinker.ServiceClient(base_url=url)
     clients: list[Any] = []
-    created = timed(lambda: clients.append(service.create_lora_training_client(base_model=model, rank=rank)), 2)
-    trainer = clients[0]
+    created = timed(lambda: clients.append(made(service.create_lora_training_client(base_model=model, rank=rank))), 2)
+    trainer = clients[-1]
     random = Random(0)
     texts = [[random.randrange(6, VOCABULARY) for _ in range(LENGTH + 1)] for _ in range(ROWS)]
     data = [
@@ -61,7 +61,7 @@ def measure(url: str, model: str, rounds: int, rank: int) -> dict[str, Any]:
         second.result()
 
     def version() -> None:
-        sampler[:] = [trainer.save_weights_and_get_sampling_client()]
+        sampler[:] = [made(trainer.save_weights_and_get_sampling_client())]
 
     def sample(n: int = 1) -> None:
         sampler[0].sample(prompt, num_samples=n, sampling_params=params).result()
@@ -92,6 +92,11 @@ def measure(url: str, model: str, rounds: int, rank: int) -> dict[str, Any]:
     found = {"create_lora_training_client": created}
     found |= {name: timed(call, rounds) for name, call in calls.items()}
     return {"sdk": tinker.__version__, "calls": found}
+
+
+def made(client: Any) -> Any:
+    """Return a client; newer SDKs give a future of it."""
+    return client.result() if hasattr(client, "result") else client
 
 
 def timed(call: Callable[[], object], rounds: int) -> dict[str, Any]:

@@ -3,9 +3,9 @@
     python benchmarks/tinker/run.py            both, one after the other, and the ratios
     python benchmarks/tinker/run.py --only doorstep
 
-SkyRL 0.3.0 is installed into a cache folder, with the newest SDK that it serves. What has to be done to run it here: its
-API starts its engine through ``uv run`` (a small script takes uv's place), and its models need ``typing_extensions``'
-TypedDict on Python 3.11. Nothing else of it is changed.
+SkyRL 0.3.0 is installed into a cache folder, with the newest SDK that it serves. Two things are changed to run
+it here: its API starts its engine through ``uv run``, and a small script takes uv's place; pydantic on Python 3.11
+needs the TypedDict of ``typing_extensions``.
 """
 
 import argparse
@@ -122,7 +122,9 @@ def shim(file: Path, python: Path) -> None:
     """Write a ``uv`` that runs a module in the environment that is there already."""
     file.parent.mkdir()
     # The server reads its parent's command line, so the script must stay its parent: no exec.
-    file.write_text(f'#!/bin/bash\nwhile [ "$1" != "-m" ]; do shift; done\n{python} "$@" &\ntrap "kill $!" TERM\nwait $!\n')
+    file.write_text(
+        f'#!/bin/bash\nwhile [ "$1" != "-m" ]; do shift; done\n{python} "$@" &\ntrap "kill $!" TERM\nwait $!\n'
+    )
     file.chmod(file.stat().st_mode | stat.S_IXUSR)
 
 

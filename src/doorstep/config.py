@@ -33,7 +33,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     port: int = 8000
     data: str = ".doorstep"  # folder of the store, checkpoints and captures
     model: str | None = "tiny"  # ``tiny`` (shipped), a local folder, a name on the hub; "" for no local model
-    threads: int = 0  # of the engine's matrix products; 0: two where there are two cores
+    threads: int = 0  # of the engine's matrix products; 0: as many as pay for the model's size
     device: Literal["cpu", "cuda", "auto"] = "cpu"  # of the engine; auto: CUDA where there is one
     quantise: Literal["none", "nf4"] = "none"  # nf4: the base's matrices in four bits a number
 
@@ -207,10 +207,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Where the record is: a database's address, or the path of a file in the data folder."""
         return self.store.url or str(self.data / DATABASE)
 
-    @property
-    def threads(self) -> int:
-        """Threads of the engine: as set, else two where there are two cores."""
-        return self.serve.threads or min(2, os.cpu_count() or 1)
 
 
 # Reached by nothing but their key in the environment. ``[providers.NAME]`` of the same name changes what it says, and

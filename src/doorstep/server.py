@@ -87,7 +87,7 @@ async def start_remote(settings: Settings) -> ServedEngine:
     return await RemoteEngine.start(
         folder=model_folder(name),
         name=_base_name(name),
-        threads=settings.threads,
+        threads=settings.serve.threads,
         log=settings.data / ENGINE_LOG,
         device=settings.serve.device,
         nf4=settings.serve.quantise == "nf4",

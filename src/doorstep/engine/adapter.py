@@ -16,6 +16,7 @@ from torch import Tensor
 from doorstep.engine.api import LoraSpec
 
 Place = Any  # a runtime's own, hashable
+MAX_RANK = 512
 Group = Literal["attention", "mlp", "unembed"]
 
 

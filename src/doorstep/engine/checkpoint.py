@@ -1,6 +1,7 @@
 """Adapters on disk, in PEFT's format: ``adapter_config.json``, ``adapter_model.safetensors``; AdamW's state beside.
 
-A folder appears whole or not at all. The digest is over what the adapter computes: spec and tensors in a fixed order.
+A folder appears whole or not at all, with the hashes of its files in ``SHA256SUMS``, as ``sha256sum`` reads it; what
+was changed since is not loaded. The digest is over what the adapter computes: spec and tensors in a fixed order.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import torch
@@ -19,11 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from doorstep.engine.adapter import Adapter, Site, Trained
+from doorstep.engine.adapter import MAX_RANK, Adapter, Site, Trained
 from doorstep.engine.api import Checkpoint, LoraSpec, ModelInfo
 from doorstep.errors import EngineError
 
 CONFIG, TENSORS, OPTIMIZER = "adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors"
+SUMS = "SHA256SUMS"
 
 
 class Sites(Protocol):
@@ -49,14 +51,14 @@ def save(adapter: Adapter, info: ModelInfo, sites: Sites, folder: Path, optimize
         save_file(tensors, temporary / TENSORS, metadata={"format": "pt"})
         if optimizer:
             save_file(optimizer_state(adapter), temporary / OPTIMIZER)
-        size = size_of(temporary)
-    return Checkpoint(digest=digest(config, adapter), size=size)
+    return Checkpoint(digest=digest(config, adapter), size=size_of(folder))
 
 
 def load(info: ModelInfo, sites: Sites, folder: Path, optimizer: bool, device: torch.device | str = "cpu") -> Adapter:
     """Read an adapter; EngineError says why a folder does not fit the base."""
+    check_sums(folder, optimizer)
     try:
-        spec = _spec(msgspec.json.decode((folder / CONFIG).read_bytes()), sites)
+        spec = _spec(msgspec.json.decode((folder / CONFIG).read_bytes(), type=_Config), sites)
         tensors = load_file(folder / TENSORS)
         state = load_file(folder / OPTIMIZER, device=str(device)) if optimizer else {}
     except (OSError, msgspec.DecodeError, SafetensorError, KeyError, TypeError) as error:
@@ -87,12 +89,21 @@ def _config(spec: LoraSpec, info: ModelInfo, sites: Sites) -> dict[str, Any]:
     }
 
 
-def _spec(config: dict[str, Any], sites: Sites) -> LoraSpec:
-    given = {*(config.get("target_modules") or ()), *(config.get("target_parameters") or ())}
+class _Config(msgspec.Struct, frozen=True):
+    """What we read of PEFT's configuration."""
+
+    r: Annotated[int, msgspec.Meta(ge=1, le=MAX_RANK)]
+    lora_alpha: Annotated[float, msgspec.Meta(gt=0)]
+    target_modules: list[str] | None = None
+    target_parameters: list[str] | None = None
+
+
+def _spec(config: _Config, sites: Sites) -> LoraSpec:
+    given = {*(config.target_modules or ()), *(config.target_parameters or ())}
     for attention, mlp, unembed in product((True, False), repeat=3):
         spec = LoraSpec(
-            rank=config["r"],
-            alpha=float(config["lora_alpha"]),
+            rank=config.r,
+            alpha=config.lora_alpha,
             train_attn=attention,
             train_mlp=mlp,
             train_unembed=unembed,
@@ -140,6 +151,30 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
+def check_sums(folder: Path, optimizer: bool) -> None:
+    """Raise an EngineError when files are not as they were saved; a folder of another's making may have no hashes."""
+    sums = folder / SUMS
+    for line in sums.read_text("utf-8", "replace").splitlines() if sums.is_file() else []:
+        wanted, _, name = line.partition("  ")
+        if name == OPTIMIZER and not optimizer:
+            continue
+        if not (folder / name).is_file() or _hash(folder / name) != wanted:
+            raise EngineError(
+                f"{name} in {folder} is damaged: it is not as it was saved. Restore it from a copy, or load another "
+                f"checkpoint. (Who has changed it on purpose removes {SUMS}.)"
+            )
+
+
+def _write_sums(folder: Path) -> None:
+    lines = [f"{_hash(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
 @contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
     """Give a temporary folder to write to, and put it in the place of ``folder`` when all went well."""
@@ -148,6 +183,7 @@ def appearing(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         yield temporary
+        _write_sums(temporary)
         _publish(temporary, folder)
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk in its own error
         raise EngineError(f"nothing could be written to {folder}: {error}", "server") from error

@@ -87,8 +87,9 @@ def invert(probabilities: Tensor, draws: Tensor) -> Tensor:
     """Return the ids, (rows, n), at which the cumulative distributions pass the draws, (rows, n)."""
     cumulative = probabilities.cumsum(dim=-1)
     total = cumulative[:, -1:].contiguous()
-    # Rounding may put the aim on the total; the second bound keeps to tokens that have a probability.
-    last = torch.searchsorted(cumulative, total)
+    # Rounding may put the aim on the total; the second bound keeps to tokens that have a probability. Of what is not
+    # a number nothing can be chosen: the last id then, for there must be one, and no row may stop the others.
+    last = torch.searchsorted(cumulative, total).clamp(max=cumulative.shape[-1] - 1)
     return torch.minimum(torch.searchsorted(cumulative, draws * total, right=True), last)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from doorstep.engine.adapter import Trained
 from doorstep.engine.api import Checkpoint, LoraSpec, ModelInfo
-from doorstep.engine.checkpoint import OPTIMIZER, appearing, digest, optimizer_state, own, restore, size_of
+from doorstep.engine.checkpoint import OPTIMIZER, appearing, check_sums, digest, optimizer_state, own, restore, size_of
 from doorstep.errors import EngineError
 
 SETTINGS, WEIGHTS, CONFIG = "training.json", "model.safetensors", "config.json"
@@ -65,8 +65,7 @@ def save(trained: Full, info: ModelInfo, folder: Path, optimizer: bool) -> Check
         save_file(tensors, temporary / WEIGHTS, metadata={"format": "pt"})
         if optimizer:
             save_file(optimizer_state(trained), temporary / OPTIMIZER)
-        size = size_of(temporary)
-    return Checkpoint(digest=digest(msgspec.to_builtins(trained.spec), trained), size=size)
+    return Checkpoint(digest=digest(msgspec.to_builtins(trained.spec), trained), size=size_of(folder))
 
 
 def is_full(folder: Path) -> bool:
@@ -76,6 +75,7 @@ def is_full(folder: Path) -> bool:
 
 def load(info: ModelInfo, folder: Path, optimizer: bool, device: torch.device | str) -> Full:
     """Read a model; EngineError says why a folder does not fit the base."""
+    check_sums(folder, optimizer)
     try:
         spec = msgspec.json.decode((folder / SETTINGS).read_bytes(), type=LoraSpec)
         state: dict[str, Any] = load_file(folder / OPTIMIZER) if optimizer else {}

@@ -7,6 +7,7 @@ training calls nor long answers hold up the others. How work interleaves never c
 
 import asyncio
 import math
+import os
 import queue
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from doorstep.engine.adapter import Trained
+from doorstep.engine.adapter import MAX_RANK, Trained
 from doorstep.engine.api import (
     AdamParams,
     Checkpoint,
@@ -45,8 +46,8 @@ from doorstep.engine.steps import optim_step
 from doorstep.errors import EngineError, EngineUnavailable
 
 GATHER_S = 0.001  # calls of several clients that come so close to each other are taken up together
+SMALL = 20_000_000  # parameters; at 2 million a second thread makes every call slower, at 47 million it pays
 SLICE_S = 0.05  # of one lane before everything that samples gets a token
-MAX_RANK = 512
 MAX_ROWS = 512  # samples that decode at once, all adapters together; others wait
 
 T = TypeVar("T")
@@ -65,13 +66,15 @@ class LocalEngine:
     async def start(
         cls, folder: Path, name: str, threads: int = 1, device: str = "cpu", nf4: bool = False
     ) -> "LocalEngine":
-        """Load a model folder. ``threads`` are those of a matrix product; results hold for one number of threads.
+        """Load a model folder. ``threads`` are those of a matrix product, 0 as many as pay for the model's size.
+
+        Results hold for one number of threads.
 
         ``device`` is ``cpu`` (fp32), ``cuda`` (bf16), or ``auto``: CUDA where there is one. With ``nf4`` the base's
         matrices are kept in four bits a number.
         """
         runtime = await asyncio.to_thread(_runtime, folder, name, device, nf4)
-        worker = _Worker(runtime, threads)
+        worker = _Worker(runtime, threads or _threads(runtime.info))
         worker.start()
         return cls(worker, runtime)
 
@@ -192,6 +195,11 @@ def _runtime(folder: Path, name: str, device: str, nf4: bool) -> Runtime[Any]:
     from doorstep.engine.modules.runtime import ModulesRuntime  # slow to import, and seldom needed
 
     return ModulesRuntime(folder, name, torch.device(device), nf4)
+
+
+def _threads(info: ModelInfo) -> int:
+    """Return how many threads to compute with: products of a small model are done before a second one has begun."""
+    return 1 if info.parameters < SMALL else os.cpu_count() or 1
 
 
 class _Held:

@@ -98,6 +98,9 @@ class Program:
         return EngineError(f"custom loss {self.graph.name}: {why}")
 
 
+_MADE_OF_NONE = frozenset(f"torch.{name}" for name in ("arange", "full", "linspace", "logspace", "ones", "zeros"))
+
+
 class _Step:
     """A node ready to be called."""
 
@@ -124,8 +127,10 @@ class _Step:
         read = sum(map(_elements, (*_tensors(args), *_tensors(list(kwargs.values())))))
         sizes = [_mapped(_sizes, arg) for arg in args], {name: _mapped(_sizes, arg) for name, arg in kwargs.items()}
         try:
-            with torch.device("meta"), torch.no_grad():
-                made = sum(map(_elements, _tensors(self.call(*sizes[0], **sizes[1]))))
+            # ``with torch.device("meta")`` misses those of which some library has put its own in place of torch's.
+            place = {"device": "meta"} if self.target in _MADE_OF_NONE else {}
+            with torch.no_grad():
+                made = sum(map(_elements, _tensors(self.call(*sizes[0], **sizes[1] | place))))
         except NotImplementedError:  # only the values tell, and they make it no larger than what is read
             return read, False
         if self.target.rpartition(".")[2] in ("matmul", "mm", "mv") and isinstance(args[0], Tensor):

@@ -167,9 +167,13 @@ class RemoteEngine:
     def _send(self, method: str, *arguments: Any) -> "tuple[int, asyncio.Queue[Frame | None]]":
         if self._gone:
             raise self._unavailable()
+        try:
+            packed = msgspec.msgpack.encode(arguments)
+        except OverflowError:
+            raise EngineError("a number has more than 64 bits; the engine takes none that large") from None
         call = next(self._ids)
         frames = self._open[call] = asyncio.Queue()
-        protocol.write(self._writer, Call(call, method, msgspec.Raw(msgspec.msgpack.encode(arguments))))
+        protocol.write(self._writer, Call(call, method, msgspec.Raw(packed)))
         return call, frames
 
     def _checked(self, frame: Frame | None) -> Result | Step:
@@ -212,7 +216,7 @@ async def _spawn(arguments: list[str], threads: int, log: Path) -> asyncio.subpr
             stdout=asyncio.subprocess.PIPE,
             stderr=output,
             # OpenMP threads that wait by spinning stop each other as soon as the cores are shared.
-            env=os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"},
+            env=os.environ | {"OMP_NUM_THREADS": str(threads or os.cpu_count() or 1), "OMP_WAIT_POLICY": "passive"},
         )
     assert process.stdout is not None
     if await process.stdout.readline() != b"ready\n":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from doorstep.engine.grammar import Matcher
 
 Emit = Callable[[list[Token | Finished] | EngineError], None]
+COLDEST = 1e-20  # of temperatures but 0; what is below is none in float32, or makes scores infinite
 OPENAI_PENALTY = 2.0  # largest presence and frequency penalty, as OpenAI has it
 _MASK = (1 << 64) - 1
 
@@ -124,11 +125,18 @@ def check_request(prompt: list[int], params: SampleParams, n: int, info: ModelIn
     check_tokens("the prompt", prompt, info)
     if n < 1 or params.max_tokens < 1:
         raise EngineError("n and max_tokens must be at least 1")
-    if not (0 <= params.temperature < math.inf and 0 < params.top_p <= 1):
-        raise EngineError("temperature must be 0 or more and finite, top_p above 0 and at most 1")
+    check_temperature(params.temperature)
+    if not 0 < params.top_p <= 1:
+        raise EngineError(f"top_p is {params.top_p}; it must be above 0 and at most 1")
     if any(not stop for stop in params.stop or []):
         raise EngineError("an empty stop sequence stops nothing; leave it out")
     _check_changes(params, info)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise an EngineError for a temperature that scores cannot be divided by."""
+    if temperature and not COLDEST <= temperature < math.inf:
+        raise EngineError(f"temperature is {temperature}; it must be 0, or from {COLDEST} on and finite")
 
 
 def check_tokens(what: str, tokens: list[int], info: ModelInfo) -> None:

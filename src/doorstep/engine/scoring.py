@@ -13,7 +13,7 @@ from torch import Tensor
 
 from doorstep.engine.api import ModelInfo, ScoreParams, Scores
 from doorstep.engine.choice import invert, top
-from doorstep.engine.requests import check_tokens, sample_key, uniform
+from doorstep.engine.requests import check_temperature, check_tokens, sample_key, uniform
 from doorstep.errors import EngineError
 
 POSITIONS = 64  # whose logits are held at once: 40 MB at 150 000 ids
@@ -28,8 +28,7 @@ def check_score(tokens: list[int], params: ScoreParams, info: ModelInfo) -> None
         raise EngineError(f"last is {params.last}; it is a number of positions, 0 or more")
     if not (0 <= params.top <= info.vocabulary and params.alternatives >= 0 and params.width >= 0):
         raise EngineError(f"top must be 0 to {info.vocabulary}; width and alternatives must be 0 or more")
-    if not 0 <= params.temperature < math.inf:
-        raise EngineError(f"temperature is {params.temperature}; it must be 0 or more and finite")
+    check_temperature(params.temperature)
     if len(params.targets) != (len(tokens) - 1) * params.width:
         wanted = f"{params.width} for each of {len(tokens) - 1} positions"
         raise EngineError(f"there are {len(params.targets)} targets; there must be {wanted}")

@@ -240,6 +240,7 @@ def _not_yet(service: Service, request_id: str) -> dict[str, Any]:
 async def _retrieve_futures(service: Service, request: Request, tenant: str) -> Response:
     wanted = await _read(request, wire.FuturesRef)
     target = (wanted.target.sampling_session_id, wanted.target.cloned_sampler_id)
+    service.registry.session(target[0].partition(":")[0], tenant)  # unnamed samplers are not known after a restart
     service.promises.release(wanted.retrieved_request_ids, tenant)
     timeout = POLL_S if wanted.timeout is None else min(wanted.timeout, POLL_S)
     completions, cursor = await service.promises.completed(target, tenant, wanted.prev_cursor, timeout)

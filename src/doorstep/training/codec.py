@@ -28,6 +28,7 @@ from doorstep.training.wire import Tensor as JsonTensor
 
 MAX_BODY = 1 << 28  # bytes of a message; the SDK sends chunks of 5 MB
 IMAGES = ("png", "jpeg")
+_SLICE = 4096  # bytes that are unpacked at once; each may have 32 000 times as many in it
 _HOLE = 0  # any token: where an image stands, its own embeddings do
 _EMPTY = (0, -99999.0)  # a place without a choice, as the SDK knows it
 _EXACT = 1 << 24  # integers up to here are themselves as float32
@@ -138,14 +139,17 @@ def _decompressed(body: bytes, encoding: str) -> bytes:
         raise UsageError(f"Content-Encoding {encoding!r} is not read here; send zstd, or none")
     import zstandard
 
+    plain, unpacking = bytearray(), zstandard.ZstdDecompressor().decompressobj()
     try:
-        with zstandard.ZstdDecompressor().stream_reader(body) as reader:
-            plain = reader.read(MAX_BODY + 1)
+        for start in range(0, len(body), _SLICE):
+            plain += unpacking.decompress(body[start : start + _SLICE])
+            if len(plain) > MAX_BODY:
+                raise UsageError(f"forward_backward: the body has more than {MAX_BODY} bytes; send fewer datums a call")
     except zstandard.ZstdError as error:
         raise UsageError(f"forward_backward: the body is not zstd ({error})") from None
-    if len(plain) > MAX_BODY:
-        raise UsageError(f"forward_backward: the body has more than {MAX_BODY} bytes; send fewer datums in a call")
-    return plain
+    if not unpacking.eof:
+        raise UsageError("forward_backward: the body, in zstd, was cut off; send it whole")
+    return bytes(plain)
 
 
 def _loss(message: Any, custom: Callable[[str], str] | None) -> Loss:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from doorstep.engine.api import Checkpoint, Engine
-from doorstep.errors import UsageError
+from doorstep.errors import StoreError, UsageError
 
 SUFFIX = ".age"
 
@@ -27,10 +27,14 @@ async def write(engine: Engine, adapter: str, folder: Path, recipients: list[str
 
 def _encrypt_all(folder: Path, keys: list[Any]) -> int:
     """Put an encrypted file in the place of each file; return what they take on disk."""
-    for file in [file for file in folder.rglob("*") if file.is_file()]:
-        _pyrage().encrypt_file(str(file), f"{file}{SUFFIX}", keys)
-        file.unlink()
-    return sum(file.stat().st_size for file in folder.rglob(f"*{SUFFIX}"))
+    try:
+        for file in [file for file in folder.rglob("*") if file.is_file()]:
+            # By way of the memory: pyrage's encrypt_file does not tell when a full disk takes not all of it.
+            file.with_name(f"{file.name}{SUFFIX}").write_bytes(_pyrage().encrypt(file.read_bytes(), keys))
+            file.unlink()
+        return sum(file.stat().st_size for file in folder.rglob(f"*{SUFFIX}"))
+    except OSError as error:
+        raise StoreError(f"nothing could be written to {folder} ({error.strerror}). Make room.") from None
 
 
 def _recipient(text: str) -> Any:

@@ -36,6 +36,13 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", array_like=True):
     request_id: str
     body: bytes
     media_type: str
+    fetched: bool = False
+
+
+class Fetched(msgspec.Struct, frozen=True, tag="fetched", array_like=True):
+    """The client has got the answer; it may ask again."""
+
+    request_id: str
 
 
 class Dropped(msgspec.Struct, frozen=True, tag="dropped", array_like=True):
@@ -50,7 +57,7 @@ class Forgotten(msgspec.Struct, frozen=True, tag="forgotten", array_like=True):
     prefix: str
 
 
-Record = Accepted | Ended | Dropped | Forgotten
+Record = Accepted | Ended | Fetched | Dropped | Forgotten
 Past = dict[str, tuple[Accepted, Ended | None]]  # by request id
 
 
@@ -141,6 +148,9 @@ def _past(records: Iterable[Record]) -> Past:
                 past[request_id] = (record, None)
             case Ended(request_id) if request_id in past:  # else the disk was full when it was accepted
                 past[request_id] = (past[request_id][0], record)
+            case Fetched(request_id) if request_id in past:
+                accepted, ended = past[request_id]
+                past[request_id] = (accepted, ended and msgspec.structs.replace(ended, fetched=True))
             case Dropped(request_id):
                 past.pop(request_id, None)
             case Forgotten(prefix):

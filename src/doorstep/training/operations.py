@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ import msgspec
 
 from doorstep import ids
 from doorstep.engine.api import AdamParams, Engine, LoraSpec, ModelInfo
-from doorstep.errors import UsageError
+from doorstep.errors import DoorstepError, UsageError
 from doorstep.training import codec, external, sampling, steps, tenants, wire
 from doorstep.training.capacity import Capacity
 from doorstep.training.customloss import CustomLosses
@@ -243,20 +244,24 @@ async def _save(
     expires_us = expiry(ttl_s)
     tools.quotas.admit_checkpoint(turn.tenant)
     folder = await asyncio.to_thread(tools.registry.new_folder, path)
-    if recipients is None:
-        written = await tools.engine.save(turn.run_id, str(folder), optimizer=path.kind is Kind.WEIGHTS)
-    else:
-        written = await external.write(tools.engine, turn.run_id, folder, recipients)
-    saved = SavedCheckpoint(
-        path=str(path),
-        folder=folder.name,
-        digest=written.digest,
-        size=written.size,
-        created_us=ids.now_us(),
-        expires_us=expires_us,
-        user_metadata=metadata,
-    )
-    await asyncio.to_thread(tools.registry.put_checkpoint, saved)
+    try:
+        if recipients is None:
+            written = await tools.engine.save(turn.run_id, str(folder), optimizer=path.kind is Kind.WEIGHTS)
+        else:
+            written = await external.write(tools.engine, turn.run_id, folder, recipients)
+        saved = SavedCheckpoint(
+            path=str(path),
+            folder=folder.name,
+            digest=written.digest,
+            size=written.size,
+            created_us=ids.now_us(),
+            expires_us=expires_us,
+            user_metadata=metadata,
+        )
+        await asyncio.to_thread(tools.registry.put_checkpoint, saved)
+    except DoorstepError:  # on a full disk what no record names must not stay, nor what was not encrypted yet
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        raise
     return saved
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from doorstep.errors import EngineError, LimitReached, NotFound, StoreError, UsageError
 from doorstep.training.feeds import Completion, Feeds, Key
-from doorstep.training.journal import Accepted, Dropped, Ended, Forgotten, Journal, Record
+from doorstep.training.journal import Accepted, Dropped, Ended, Fetched, Forgotten, Journal, Record
 
 log = logging.getLogger(__name__)
 
@@ -151,10 +151,8 @@ class Promises:
         promise = self._promises.get(request_id)
         if promise is None or promise.fetched:
             return
-        promise.fetched = True
-        self._unload(promise)
-        self._fetched[request_id] = promise.size
-        self._fetched_bytes += promise.size
+        self._journal.write(Fetched(request_id))
+        self._keep(promise)
         while self._fetched_bytes > self._keep_bytes:
             self._drop(next(iter(self._fetched)))
 
@@ -209,7 +207,10 @@ class Promises:
             self._tell(accepted, Completion("failed", request_id))
             return
         answer = Answer(ended.body, ended.media_type)
-        self._add(_Promise(accepted, len(answer.body))).future.set_result(answer)
+        promise = self._add(_Promise(accepted, len(answer.body)))
+        promise.future.set_result(answer)
+        if ended.fetched:  # else it would count among those that the tenant has to fetch before asking for more
+            self._keep(promise)
         self._tell(accepted, _completion(request_id, answer))
 
     def _fulfil(self, promise: _Promise, answer: Answer) -> None:
@@ -230,7 +231,7 @@ class Promises:
             yield promise.accepted
             if promise.future.done():
                 answer = promise.future.result()
-                yield Ended(request_id, answer.body, answer.media_type)
+                yield Ended(request_id, answer.body, answer.media_type, promise.fetched)
 
     def _tell(self, accepted: Accepted, completion: Completion) -> None:
         if accepted.kind == SAMPLE:
@@ -247,6 +248,13 @@ class Promises:
         if lost and lost.owner == owner:
             return f"request {request_id} ({lost.kind}) was accepted, but the server was restarted before it was done"
         return f"request {request_id} is not known: it was made before a restart, cancelled, or long ago"
+
+    def _keep(self, promise: _Promise) -> None:
+        """Count an answer among the fetched."""
+        promise.fetched = True
+        self._unload(promise)
+        self._fetched[promise.accepted.request_id] = promise.size
+        self._fetched_bytes += promise.size
 
     def _unload(self, promise: _Promise) -> None:
         load = self._loads[promise.accepted.owner]

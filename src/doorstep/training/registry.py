@@ -16,6 +16,7 @@ by name, and harms no other.
 import logging
 import os
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,6 +105,7 @@ class Registry:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._lock = threading.RLock()  # held while a checkpoint comes, changes or goes; sessions' records have one writer
         self._damaged: dict[str, Damaged] = {}
         self._sessions: dict[str, Session] = {}
         self._runs: dict[str, TrainingRun] = {}
@@ -160,7 +162,7 @@ class Registry:
 
     def runs_of(self, session_id: str) -> list[TrainingRun]:
         """Return a session's training runs in their order."""
-        found = [run for run in list(self._runs.values()) if split_run_id(run.run_id)[0] == session_id]
+        found = [run for run in list(self._runs.values()) if run.run_id.startswith(f"{session_id}:train:")]
         return sorted(found, key=lambda run: split_run_id(run.run_id)[1])
 
     def damaged_runs(self, tenant: str | None) -> list[Damaged]:
@@ -196,21 +198,30 @@ class Registry:
     def new_folder(self, path: TinkerPath) -> Path:
         """Return a folder, not there yet, for a checkpoint to be written into."""
         parent = self._run_folder(path.run_id) / path.kind
-        parent.mkdir(parents=True, exist_ok=True)
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritten(parent, error) from None
         return parent / ids.new_id("ckpt")
 
     def put_checkpoint(self, saved: SavedCheckpoint) -> None:
         """Make a written folder the checkpoint of its path; the one before it is removed."""
         path = parse(saved.path)
-        mine = self._checkpoints.setdefault(path.run_id, {})
-        before = mine.get(saved.path)
-        parent = self._run_folder(path.run_id) / path.kind
-        _write(parent / f"{path.name}.json", saved)
-        mine[saved.path] = saved
-        self._damaged.pop(saved.path, None)
-        if before and before.folder != saved.folder:
-            shutil.rmtree(parent / before.folder, ignore_errors=True)
-        self._remove_expired()
+        with self._lock:
+            mine = self._checkpoints.setdefault(path.run_id, {})
+            before = mine.get(saved.path)
+            parent = self._run_folder(path.run_id) / path.kind
+            _write(parent / f"{path.name}.json", saved)
+            mine[saved.path] = saved
+            self._damaged.pop(saved.path, None)
+            if before and before.folder != saved.folder:
+                shutil.rmtree(parent / before.folder, ignore_errors=True)
+            self._remove_expired()
+
+    def change_checkpoint(self, path: TinkerPath, tenant: str, **changes: Any) -> None:
+        """Change what is noted of a tenant's checkpoint, whatever save is the newest by now; raise NotFound."""
+        with self._lock:
+            self.put_checkpoint(msgspec.structs.replace(self.own_checkpoint(path, tenant), **changes))
 
     def checkpoint(self, path: TinkerPath, tenant: str | None) -> SavedCheckpoint:
         """Return a checkpoint that is the tenant's, or published, and has not expired; or raise NotFound."""
@@ -288,12 +299,13 @@ class Registry:
 
     def remove_checkpoint(self, path: TinkerPath) -> SavedCheckpoint:
         """Delete a checkpoint; raise NotFound when there is none."""
-        saved = self._checkpoints.get(path.run_id, {}).pop(str(path), None)
-        if saved is None:
-            raise _not_there("checkpoint", path)
-        folder = self.folder(saved)
-        (folder.parent / f"{path.name}.json").unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        with self._lock:
+            saved = self._checkpoints.get(path.run_id, {}).pop(str(path), None)
+            if saved is None:
+                raise _not_there("checkpoint", path)
+            folder = self.folder(saved)
+            (folder.parent / f"{path.name}.json").unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
         return saved
 
     def remove_damaged(self, path: TinkerPath, tenant: str) -> bool:
@@ -422,6 +434,8 @@ def _write(file: Path, record: msgspec.Struct) -> None:
         aside.replace(file)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise StoreError(
-            f"{file} cannot be written ({error.strerror}). Make room, or give another data folder."
-        ) from None
+        raise _unwritten(file, error) from None
+
+
+def _unwritten(file: Path, error: OSError) -> StoreError:
+    return StoreError(f"{file} cannot be written ({error.strerror}). Make room, or give another data folder.")

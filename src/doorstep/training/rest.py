@@ -8,6 +8,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,6 +31,7 @@ MOST_LISTED = 1000
 URL_S = 3600.0
 MOST_TRACED = 16 << 20  # bytes of each log, the newest
 
+_DIGITS = 15  # of a number in an address
 _CHECKPOINT = "/training_runs/{run_id}/checkpoints/{kind}/{name}"
 
 
@@ -123,8 +125,7 @@ async def _set_ttl(service: "Service", request: Request, tenant: str) -> Respons
 
 
 async def _change(service: "Service", request: Request, tenant: str, **changes: Any) -> Response:
-    saved = service.registry.own_checkpoint(_path(request), tenant)
-    await asyncio.to_thread(service.registry.put_checkpoint, msgspec.structs.replace(saved, **changes))
+    await asyncio.to_thread(partial(service.registry.change_checkpoint, _path(request), tenant, **changes))
     return Response(status_code=204)
 
 
@@ -351,6 +352,6 @@ def _page(request: Request, default: int) -> tuple[int, int]:
 
 def _number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name, str(default))
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > _DIGITS:
         raise UsageError(f"{name}={text}: give a whole number, 0 or more")
     return int(text)

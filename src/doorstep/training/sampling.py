@@ -19,6 +19,7 @@ from doorstep.training.wire import Chunk, Sample, SamplingParams, Tensor
 Detokenize = Callable[[Sequence[int]], str]
 
 MAX_SAMPLES = 1024  # of one request
+MAX_CHOICES = 4 << 20  # that one answer tells: they take a hundred bytes each on the way
 _HOLE = 0  # any token: where an image stands, its own embeddings do
 
 
@@ -72,14 +73,21 @@ async def plan(request: Sample, info: ModelInfo, engine: Engine) -> Plan:
         raise UsageError(f"the prompt has {len(prompt)} tokens; {info.name} holds {info.max_context} with the answer")
     sampling = request.sampling_params
     ids, texts = _stops(sampling)
+    most = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+    top = _count("topk_sample_logprobs", request.topk_sample_logprobs)
+    if (told := request.num_samples * most * top) > MAX_CHOICES:
+        raise UsageError(
+            f"topk_sample_logprobs: {request.num_samples} samples of {most} tokens with {top} choices each would be "
+            f"{told}, and an answer tells {MAX_CHOICES}; ask for fewer"
+        )
     params = SampleParams(
-        max_tokens=room if sampling.max_tokens is None else sampling.max_tokens,
+        max_tokens=most,
         temperature=sampling.temperature,
         top_k=sampling.top_k,
         top_p=sampling.top_p,
         seed=sampling.seed,
         stop=ids,
-        top_logprobs=_count("topk_sample_logprobs", request.topk_sample_logprobs),
+        top_logprobs=top,
         tempered=True,  # as the hosted service tells them: those that were sampled with
     )
     return Plan(

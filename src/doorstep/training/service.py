@@ -146,9 +146,11 @@ class Service:
     async def finish_session(self, session_id: str, reason: str, tenant: str) -> None:
         """End a session and free what it held in the engine; the first reason stays."""
         session = self.registry.session(session_id, tenant)
-        if session.finished is None:
-            await asyncio.to_thread(self.registry.put_session, msgspec.structs.replace(session, finished=reason))
-        await self._release(session_id)
+        try:
+            if session.finished is None:
+                await asyncio.to_thread(self.registry.put_session, msgspec.structs.replace(session, finished=reason))
+        finally:  # a full disk must not keep what the session holds
+            await self._release(session_id)
 
     def create_custom_loss(self, request: wire.CreateCustomLoss, tenant: str) -> str:
         """Keep a loss for a session; return the request id of a promise."""
@@ -238,11 +240,11 @@ class Service:
         """Begin to sample; return the request id and one id per sequence to come."""
         sampler = self.samplers.get(request.sampling_session_id, tenant)
         self._live_session(sampler.session_id, tenant)
+        plan = await sampling.plan(request, self.info, self._engine)  # first: it bounds the number of samples
         request_id = f"{sampler.sampler_id}:{request.seq_id}"
-        sequence_ids = [f"{request_id}:{index}" for index in range(request.num_samples)]
+        sequence_ids = [f"{request_id}:{index}" for index in range(plan.n)]
         if self.promises.holds(request_id, tenant):
             return request_id, sequence_ids
-        plan = await sampling.plan(request, self.info, self._engine)
         self.quotas.admit_tokens(tenant, len(plan.prompt) + plan.n)
         text = self._detokenizer() if plan.text_stops else None
         turn = Turn(tenant=tenant, run_id=sampler.sampler_id, request_id=request_id)
@@ -334,6 +336,7 @@ class Service:
                 return await create()
             except DoorstepError:
                 self._models.pop(run.run_id, None)
+                await self._let_go(run.run_id)  # it may be there already, and its record could not be written
                 raise
 
         if fulfil := self.promises.open(request_id, run.owner, kind):
@@ -400,8 +403,11 @@ class Service:
         await self.samplers.release(session_id)
 
     async def _end(self, model_id: str, why: str) -> None:
-        model = self._models.pop(model_id)
-        await model.lane.close(why)
+        if model := self._models.pop(model_id, None):  # a session can be finished twice at once
+            await model.lane.close(why)
+            await self._let_go(model_id)
+
+    async def _let_go(self, model_id: str) -> None:
         with suppress(EngineError):  # never made, or the engine is gone: either way it holds nothing
             await self._engine.drop_adapter(model_id)
 

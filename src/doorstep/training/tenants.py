@@ -49,13 +49,16 @@ class Usage:
     def compact(self) -> None:
         """Write the sums in place of the lines that they came from. Only the process that owns the folder may."""
         aside = self._file.with_name(f"{self._file.name}.new")
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as out:
-            out.writelines(_encoder.encode(used) + b"\n" for used in self._sums.values())
-            out.flush()
-            os.fsync(out.fileno())
-        aside.replace(self._file)
         self._lines = 0
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("wb") as out:
+                out.writelines(_encoder.encode(used) + b"\n" for used in self._sums.values())
+                out.flush()
+                os.fsync(out.fileno())
+            aside.replace(self._file)
+        except OSError as error:
+            log.warning("%s keeps its lines, which cannot be summed up: %s", self._file, error)
 
     def book(self, tenant: str, kind: str, tokens: int, seconds: float) -> None:
         """Add what an operation took."""

@@ -24,6 +24,7 @@ from doorstep.training.conformance.session import (
 )
 
 AGREE = 0.05  # share of the largest change
+CLIP = 1e-3  # below every gradient's norm
 LITTLE, MUCH = 0.005, 0.3  # of a loss that falls: seen well, and about linear
 
 
@@ -40,11 +41,10 @@ def _scale(session: Session) -> None:
     The first tells step x scale x norm^2, the second step x clip x norm: together the scale, which must be 1.
     """
     plain = -_fall(session, session.step) / session.step
-    clip, falls = 1.0, -_fall(session, session.step, 1.0)
-    while not LITTLE < falls < MUCH and 1e-6 < clip < 1e6:
-        clip *= 0.3 if falls >= MUCH else 3
-        falls = -_fall(session, session.step, clip)
-    norm = falls / (session.step * clip)
+    step = session.step / CLIP
+    while not LITTLE < (falls := -_fall(session, step, CLIP)) < MUCH and session.step < step < session.step / CLIP**2:
+        step *= 0.3 if falls >= MUCH else 3
+    norm = falls / (step * CLIP)
     near(plain / norm**2, 1.0, "the gradient over that of loss:sum", 0.2)
 
 
