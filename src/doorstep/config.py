@@ -208,7 +208,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.store.url or str(self.data / DATABASE)
 
 
-
 # Reached by nothing but their key in the environment. ``[providers.NAME]`` of the same name changes what it says, and
 # stands for itself where it says ``base_url``, so that no key goes to another address than it was made for.
 KNOWN_PROVIDERS = {

@@ -5,6 +5,7 @@ import pytest
 
 from doorstep import config
 from doorstep.cli import local_server
+from doorstep.errors import StoreError
 from doorstep.gateway.keys import Keys, Terms
 
 FAKE = '[serve]\nmodel = ""\n[providers.fake]\nbase_url = "fake:"\n'
@@ -20,6 +21,15 @@ def status(address, key):
     body = {"model": "fake/echo", "messages": [{"role": "user", "content": "hello"}]}
     headers = {"authorization": f"Bearer {key}"}
     return httpx.post(f"{address.url}/v1/chat/completions", json=body, headers=headers).status_code
+
+
+@pytest.mark.parametrize(
+    "begin", [local_server.claim, lambda data: local_server.note_address(data, "http://127.0.0.1:1", "key")]
+)
+def test_a_data_folder_that_takes_nothing_is_said(tmp_path, begin):
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(StoreError, match=r"data cannot be written to .* Make room"):
+        begin(tmp_path / "data")
 
 
 def test_its_own_key_is_accepted_where_people_have_keys(settings):

@@ -6,8 +6,8 @@ from random import Random
 
 import tiny_models
 import torch
-from families import COMMON
 from PIL import Image
+from tiny_families import COMMON
 from transformers import (
     AutoModelForImageTextToText,
     Gemma3Config,

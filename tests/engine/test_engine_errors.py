@@ -123,3 +123,9 @@ async def test_what_is_no_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(EngineError, match="cannot be loaded"):
         await LocalEngine.start(tmp_path, "x")
+
+
+async def test_cuda_where_there_is_none_is_told(folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(EngineError, match="set device to cpu or auto"):
+        await LocalEngine.start(folder, "x", device="cuda")

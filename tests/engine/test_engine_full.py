@@ -107,6 +107,7 @@ async def test_a_model_of_another_base_is_refused(engine, tmp_path, model):
     await engine.save("a", str(tmp_path / "a"), optimizer=False)
     narrower = type(model.config)(**model.config.to_dict() | {"intermediate_size": 16})
     type(model)(narrower).save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "SHA256SUMS").unlink()  # changed on purpose
     with pytest.raises(EngineError, match="made from another base"):
         await engine.load("b", str(tmp_path / "a"), optimizer=False)
 

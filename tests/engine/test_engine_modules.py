@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import engine_use
-import families
 import pytest
+import tiny_families as families
 import tiny_models
 import torch
 from engine_use import CROSS_ENTROPY, ROWS, row, tokens

@@ -1,8 +1,8 @@
 """A base in four bits, its adapters beside it, against PEFT on the same base."""
 
 import engine_use
-import families
 import pytest
+import tiny_families as families
 import tiny_models
 import torch
 from engine_use import CROSS_ENTROPY, ROWS, tokens

@@ -53,6 +53,12 @@ async def test_errors_come_through_with_their_category(remote):
     assert (await remote.score(None, [1])).logprobs == [None]
 
 
+async def test_a_number_that_does_not_travel_is_refused(remote):
+    with pytest.raises(EngineError, match="more than 64 bits"):
+        await sample(remote, None, [1], SampleParams(max_tokens=2**70))
+    assert (await remote.score(None, [1])).logprobs == [None]
+
+
 async def test_its_cpu_time_grows_with_its_work(remote):
     before = await remote.cpu_seconds()
     await sample(remote, None, [1], LONG, n=64)

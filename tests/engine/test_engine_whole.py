@@ -2,8 +2,8 @@
 
 import re
 
-import families
 import pytest
+import tiny_families as families
 import tiny_models
 import torch
 from engine_use import CROSS_ENTROPY, RATE, ROWS, tokens

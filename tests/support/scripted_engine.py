@@ -109,7 +109,10 @@ class ScriptedEngine:
 
     async def load(self, adapter: str, folder: str, optimizer: bool) -> LoraSpec:
         self.calls.append(("load", adapter))
-        held = msgspec.convert(json.loads((Path(folder) / "adapter.json").read_text()), _Adapter)
+        try:
+            held = msgspec.convert(json.loads((Path(folder) / "adapter.json").read_text()), _Adapter)
+        except OSError as error:
+            raise EngineError(f"{folder} holds no adapter that can be read: {error}") from None
         self.adapters[adapter] = held if optimizer else _Adapter(held.spec, held.weight)
         return held.spec
 

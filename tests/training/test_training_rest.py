@@ -224,7 +224,7 @@ def test_external_weights_are_fetched_without_a_key(world):
 def test_an_address_that_was_changed_opens_nothing(world, change):
     path = world.model.save_weights_external(f"sealed-{change[0].strip('=.')}").result().path
     (url,) = world.ann.get_external_weights_urls(path).result().urls.values()
-    with pytest.raises(urllib.error.HTTPError, match="403"):
+    with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(url.replace(*change))
 
 

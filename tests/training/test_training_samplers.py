@@ -86,7 +86,7 @@ async def test_a_slow_load_holds_up_no_other(engine, tmp_path, monkeypatch):
 
 async def test_a_load_that_failed_can_be_tried_again(engine, tmp_path):
     adapters = SamplerAdapters(engine, limit=1)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(EngineError, match="holds no adapter"):
         await use(adapters, "late", tmp_path)
     await saved(engine, tmp_path, "late")
     await use(adapters, "late", tmp_path)

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from doorstep.config import Settings
-from doorstep.errors import EngineUnavailable, ProviderError, UsageError
+from doorstep.errors import EngineUnavailable, ProviderError, StoreError, UsageError
 from doorstep.fetch import fetch
 
 START_TIMEOUT_S = 90.0
@@ -63,13 +63,24 @@ def follow_commands(data: Path) -> None:
 
 def claim(data: Path) -> None:
     """Make this process the one server of a data folder, until it ends. ``UsageError`` when another one is."""
-    data.mkdir(parents=True, exist_ok=True)
-    lock = os.open(data / LOCK, os.O_RDWR | os.O_CREAT)  # never closed: it stays locked until this process ends
+    with _writing(data):
+        data.mkdir(parents=True, exist_ok=True)
+        lock = os.open(data / LOCK, os.O_RDWR | os.O_CREAT)  # never closed: it stays locked until this process ends
     if not _alone(lock):
         os.close(lock)
         noted = _noted(data)
         where = f" at {noted.url}" if noted else ""
         raise UsageError(f"Another Doorstep serves {data}{where}. Use that one, stop it, or give another --data.")
+
+
+@contextmanager
+def _writing(data: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{data} cannot be written to ({error.strerror}). Make room, or give another --data."
+        ) from None
 
 
 def _alone(lock: int) -> bool:
@@ -97,11 +108,12 @@ def _join(settings: Settings) -> tuple[Address, subprocess.Popen[bytes] | None]:
 
 def note_address(data: Path, url: str, key: str) -> None:
     """Write down where this process serves, for the commands that come after; only its user can read it."""
-    data.mkdir(parents=True, exist_ok=True)
     part = data / f".{NOTE}.{os.getpid()}"
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(Address(url=url, key=key, pid=os.getpid())))
-    part.replace(data / NOTE)
+    with _writing(data):
+        data.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(Address(url=url, key=key, pid=os.getpid())))
+        part.replace(data / NOTE)
 
 
 def forget_address(data: Path) -> None:

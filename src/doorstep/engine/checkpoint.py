@@ -61,7 +61,7 @@ def load(info: ModelInfo, sites: Sites, folder: Path, optimizer: bool, device: t
         spec = _spec(msgspec.json.decode((folder / CONFIG).read_bytes(), type=_Config), sites)
         tensors = load_file(folder / TENSORS)
         state = load_file(folder / OPTIMIZER, device=str(device)) if optimizer else {}
-    except (OSError, msgspec.DecodeError, SafetensorError, KeyError, TypeError) as error:
+    except (OSError, msgspec.DecodeError, SafetensorError) as error:
         raise EngineError(f"{folder} holds no adapter that can be read: {error}") from error
     adapter = Adapter(spec, sites.of(spec), device)
     wanted = _tensors(adapter)
@@ -136,8 +136,8 @@ def optimizer_state(adapter: Trained) -> dict[str, Tensor]:
 def restore(adapter: Trained, state: dict[str, Tensor]) -> None:
     """Go on from a saved ``optimizer_state``; an empty one leaves the optimiser fresh."""
     if state and state["step"] > 0:
-        moments = {name: tensor.to(adapter.flat.device) for name, tensor in state.items()}
-        adapter.optimizer.state[adapter.flat] = moments | {"step": state["step"]}  # torch keeps it on the CPU
+        # All of it, for a fused AdamW keeps the number of its steps beside the moments.
+        adapter.optimizer.state[adapter.flat] = {name: tensor.to(adapter.flat.device) for name, tensor in state.items()}
 
 
 def digest(config: Any, adapter: Trained) -> str:

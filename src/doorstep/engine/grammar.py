@@ -77,7 +77,10 @@ def _program(grammar: Grammar) -> str:
     if grammar.kind == "lark":
         return LLMatcher.grammar_from_lark(grammar.text)
     try:
-        return LLMatcher.grammar_from_json_schema(json.loads(grammar.text), defaults={"whitespace_pattern": SPACE})
+        schema = json.loads(grammar.text)
+        # A pattern would count before what the schema itself says of space.
+        formed = isinstance(schema, dict) and "x-guidance" in schema
+        return LLMatcher.grammar_from_json_schema(schema, defaults=None if formed else {"whitespace_pattern": SPACE})
     except ValueError as error:
         raise EngineError(f"the JSON schema cannot be read: {error}") from error
 

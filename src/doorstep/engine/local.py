@@ -190,6 +190,8 @@ def _runtime(folder: Path, name: str, device: str, nf4: bool) -> Runtime[Any]:
         raise EngineError(f"{folder} holds no model: it must have config.json and *.safetensors")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise EngineError("torch finds no CUDA device; set device to cpu or auto, or install torch for CUDA")
     if not nf4 and takes(folder):
         return NativeRuntime(folder, name, torch.device(device))
     from doorstep.engine.modules.runtime import ModulesRuntime  # slow to import, and seldom needed
@@ -237,6 +239,7 @@ class _Worker(threading.Thread):
         self._waiting: list[Task[Any]] = []
         self._training: list[tuple[list[Task[Any]], Generator[None, None, None]]] = []
         self._sampler = runtime.sampler()
+        self._admitting: deque[Request] = deque()  # at the heads of lanes, each waiting for room
         self._stopped = False
 
     def put(self, adapter: str | None, work: Work[Any], finish: Finish) -> None:
@@ -315,12 +318,21 @@ class _Worker(threading.Thread):
         return self._runtime.score(self._weights(name), tokens, params, images)
 
     def sample(self, name: str | None, request: Request) -> Work[None]:
-        while self._sampler.rows > MAX_ROWS - len(request.samples) and self._sampler.rows:
-            yield
+        self._admitting.append(request)
+        try:
+            while not (request.cancelled or self._fits(request)):
+                yield
+        finally:
+            self._admitting.remove(request)
         if not request.cancelled:
             self._sampler.add(self._weights(name), request)
 
     # How the above is run
+
+    def _fits(self, request: Request) -> bool:
+        """Tell whether a request may begin: the first that came to a lane's head, so that none waits for ever."""
+        rows = self._sampler.rows
+        return self._admitting[0] is request and (not rows or rows + len(request.samples) <= MAX_ROWS)
 
     def _find(self, name: str) -> _Held:
         if name not in self._held:

@@ -7,6 +7,7 @@ depend on what was drawn beside it.
 import hashlib
 import math
 import secrets
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Emit = Callable[[list[Token | Finished] | EngineError], None]
 COLDEST = 1e-20  # of temperatures but 0; what is below is none in float32, or makes scores infinite
+PAUSE_S = 0.02  # fifty times a second look like a flow
 OPENAI_PENALTY = 2.0  # largest presence and frequency penalty, as OpenAI has it
 _MASK = (1 << 64) - 1
 
@@ -36,7 +38,7 @@ class Limits(Protocol):
 
 
 class Request:
-    """``n`` samples of one prompt. ``emit`` gets what came once a step, or an error; set ``cancelled`` to end it.
+    """``n`` samples of one prompt. ``emit`` gets what came, or an error; set ``cancelled`` to end it.
 
     Compiles the grammar that ``params`` may have: EngineError when it is wrong.
     """
@@ -53,6 +55,8 @@ class Request:
         self.cancelled = False
         self.cached = 0  # prompt tokens that a sampler did not have to read
         self.events: list[Token | Finished] = []
+        self._sent = -math.inf
+        self._open = n
         seed = secrets.randbits(63) if params.seed is None else params.seed
         matcher = _matcher(params, model)
         self.samples = [
@@ -60,10 +64,19 @@ class Request:
         ]
 
     def send(self) -> None:
-        """Hand over what this step brought."""
-        if self.events:
+        """Hand over what came: the first and the last tokens at once, those between once in a while.
+
+        Whoever takes them wakes up each time, on the same cores.
+        """
+        now = time.monotonic()
+        if self.events and (not self._open or now >= self._sent + PAUSE_S):
             self.emit(self.events)
-            self.events = []
+            self.events, self._sent = [], now
+
+    def end(self, finished: Finished) -> None:
+        """Note that a sample is complete."""
+        self.events.append(finished)
+        self._open -= 1
 
     def fail(self, error: EngineError) -> None:
         """End the request with an error."""
@@ -100,7 +113,7 @@ class Sample:
         if any(self.tokens[-len(stop) :] == stop for stop in self.request.stops):
             reason = "stop"
         if reason:
-            self.request.events.append(Finished(self.index, reason, self.request.cached))
+            self.request.end(Finished(self.index, reason, self.request.cached))
         return reason is None
 
 

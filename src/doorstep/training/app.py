@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -55,6 +55,8 @@ def _endpoint(service: Service, handler: Handler) -> Callable[[Request], Awaitab
             return _json({"detail": "no valid key: set TINKER_API_KEY to a key that begins with tml-"}, 401)
         try:
             return await handler(service, _Bounded(request.scope, request.receive), tenant)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody hears it
         except NotFound as error:
             return _json({"detail": str(error)}, 404)
         except LimitReached as error:

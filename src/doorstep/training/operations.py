@@ -12,7 +12,7 @@ import msgspec
 
 from doorstep import ids
 from doorstep.engine.api import AdamParams, Engine, LoraSpec, ModelInfo
-from doorstep.errors import DoorstepError, UsageError
+from doorstep.errors import DoorstepError, EngineError, UsageError
 from doorstep.training import codec, external, sampling, steps, tenants, wire
 from doorstep.training.capacity import Capacity
 from doorstep.training.customloss import CustomLosses
@@ -214,8 +214,14 @@ async def _convert(size: int, convert: Callable[P, R], *args: P.args, **kwargs: 
 
 
 async def _load(tools: Tools, adapter: str, tenant: str, path: str, optimizer: bool) -> LoraSpec:
-    folder = tools.registry.folder(tools.samplers.checkpoint(parse(path), tenant))
-    return await tools.engine.load(adapter, str(folder), optimizer=optimizer)
+    saved = tools.samplers.checkpoint(parse(path), tenant)
+    while True:
+        try:
+            return await tools.engine.load(adapter, str(tools.registry.folder(saved)), optimizer=optimizer)
+        except EngineError:
+            before, saved = saved, tools.samplers.checkpoint(parse(path), tenant)
+            if saved.folder == before.folder:  # else a newer save has taken its place while it was read
+                raise
 
 
 async def _save_unnamed(tools: Tools, turn: Turn, request: wire.SaveWeightsForSampler) -> Answer:

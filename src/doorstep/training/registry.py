@@ -34,6 +34,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 LOCAL = "local"  # the tenant of this machine's own user
 MAX_TTL_S = 10 * 365 * 86_400
+MAX_RECORD = 256 << 10  # bytes; all records are held in memory
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +106,7 @@ class Registry:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._lock = threading.RLock()  # held while a checkpoint comes, changes or goes; sessions' records have one writer
+        self._lock = threading.RLock()  # held while a checkpoint comes, changes or goes
         self._damaged: dict[str, Damaged] = {}
         self._sessions: dict[str, Session] = {}
         self._runs: dict[str, TrainingRun] = {}
@@ -424,11 +425,14 @@ def _link(source: str, target: str) -> None:
 
 
 def _write(file: Path, record: msgspec.Struct) -> None:
+    data = msgspec.json.encode(record)
+    if len(data) > MAX_RECORD:
+        raise UsageError(f"user_metadata and what else is noted take {len(data)} bytes; {MAX_RECORD} are kept")
     aside = file.with_name(f"{file.name}.{ids.new_id('new')}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as out:
-            out.write(msgspec.json.encode(record))
+            out.write(data)
             out.flush()
             os.fsync(out.fileno())
         aside.replace(file)

@@ -299,7 +299,7 @@ def open_routes(service: "Service") -> list[Route]:
     def opened(handler: Callable[["Service", Request], Awaitable[Response]]) -> Callable[..., Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             if not signed.is_valid(request):
-                return json_answer({"detail": "this address has expired, or was changed; ask for a new one"}, 403)
+                return json_answer({"detail": "this address has expired, or was changed; ask for a new one"}, 401)
             try:
                 return await handler(service, request)
             except NotFound as error:

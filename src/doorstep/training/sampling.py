@@ -20,6 +20,8 @@ Detokenize = Callable[[Sequence[int]], str]
 
 MAX_SAMPLES = 1024  # of one request
 MAX_CHOICES = 4 << 20  # that one answer tells: they take a hundred bytes each on the way
+MAX_STOPS = 256  # each is looked for after every token
+MAX_STOP = 256  # characters of one
 _HOLE = 0  # any token: where an image stands, its own embeddings do
 
 
@@ -211,6 +213,8 @@ def _stops(params: SamplingParams) -> tuple[list[list[int]] | None, list[str]]:
     ids = [[stop] for stop in given if isinstance(stop, int)]
     if texts and ids:
         raise UsageError("sampling_params.stop: give strings or token ids, not both")
+    if len(given) > MAX_STOPS or any(len(text) > MAX_STOP for text in texts):
+        raise UsageError(f"sampling_params.stop: give at most {MAX_STOPS}, of at most {MAX_STOP} characters each")
     if "" in texts:
         raise UsageError("sampling_params.stop: an empty string stops nothing")
     return (None, texts) if texts else (ids, [])

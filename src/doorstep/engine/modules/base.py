@@ -43,8 +43,9 @@ class Base:
         self.info = _info(folder, name, model, self._images is not None)
         self.ends = _ends(model)
         self.quantised: bool = getattr(model, "is_quantized", False)
-        large = self.info.parameters > LARGE or self.quantised
-        self._fitting = Fitting(model, self.sites) if large else None
+        # In bf16 a change below 1/512 of a number that it is merged into rounds away.
+        beside = self.info.parameters > LARGE or self.quantised or model.dtype != torch.float32
+        self._fitting = Fitting(model, self.sites) if beside else None
 
     def changes(self, adapter: Adapter | Merging | None) -> Changes:
         """Return what an adapter is now; None: the base itself."""

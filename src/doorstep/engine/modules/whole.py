@@ -46,8 +46,16 @@ class Whole(Trained):
 
     def merge(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what takes the place of the base's ``tensors``."""
+        return {name: tensor.to(tensors[name].dtype) for name, tensor in self.parameters().items()}
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return a copy of the parameters by name, in fp32."""
         views = self._views(self.flat.clone())
-        return {name: views[place].to(tensors[name].dtype) for name, place in self.places.items()}
+        return {name: views[place] for name, place in self.places.items()}
+
+    def to(self, device: torch.device) -> "Whole":
+        """Return the same numbers on a device."""
+        return Whole(self.spec, self.places, self._shapes, self.flat.to(device))
 
     def add_gradients(self, gradients: Mapping[str, Tensor]) -> None:
         """Add the gradients of what ``merge`` gave."""
@@ -70,7 +78,7 @@ def fresh(spec: LoraSpec, base: Base) -> Whole:
 def save(trained: Whole, base: Base, folder: Path, optimizer: bool) -> Checkpoint:
     """Write the model to a folder that does not exist yet, or replace one."""
     model, source = base.model, Path(base.info.folder)
-    changed = base.sites.turned(trained.merge(base.sites.turned(base.parameters())))
+    changed = base.sites.turned(trained.parameters())
     untied = base.sites.head in changed and base.sites.head == trained.places[base.sites.head]
     with appearing(folder) as temporary:
         model.save_pretrained(temporary, state_dict=model.state_dict() | {n: own(t) for n, t in changed.items()})
@@ -94,7 +102,8 @@ def load(base: Base, folder: Path, optimizer: bool) -> Whole:
         state = load_file(folder / OPTIMIZER) if optimizer else {}
     except (OSError, msgspec.DecodeError, SafetensorError) as error:
         raise EngineError(f"{folder} holds no model that can be read: {error}") from error
-    trained = _of(spec, load_model(folder, base.device), base.sites)
+    cpu = torch.device("cpu")  # where a model is in fp32, whatever the base is in
+    trained = _of(spec, load_model(folder, cpu), base.sites).to(base.device)
     if trained.flat.shape != fresh(spec, base).flat.shape:
         raise EngineError(f"the model in {folder} was made from another base than {base.info.name}")
     restore(trained, state)

@@ -65,8 +65,10 @@ def load_base(folder: Path, name: str, device: torch.device) -> Base:
         vocabulary=shape.vocabulary,
         max_context=config.max_position_embeddings,
     )
-    # In memory of their own: kernels give other bits where a mapped file is not aligned.
-    weights = pack({name: parameter.detach().clone() for name, parameter in model.named_parameters()}, shape)
+    named = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    if device.type == "cpu":  # in memory of their own: kernels give other bits where a mapped file is not aligned
+        named = {name: parameter.clone() for name, parameter in named.items()}
+    weights = pack(named, shape)
     positions = torch.arange(info.max_context, device=device)[None]
     cos, sin = model.model.rotary_emb(weights.embed, position_ids=positions)
     return Base(info, shape, weights, rope_tables(cos[0], sin[0]), _ends(model))

@@ -159,7 +159,7 @@ def _gemini(ask: Ask) -> Made:
 
 def _completion(ask: Ask) -> Made:
     """Go on with the last prompt by saying it again."""
-    said = str(ask.dialect.messages(ask.body)[-1]["content"])
+    said = "".join(str(message["content"]) for message in ask.dialect.messages(ask.body)[-1:])
     usage = {"prompt_tokens": _words(said), "completion_tokens": _words(said), "total_tokens": 2 * _words(said)}
     choice = {"index": 0, "text": said, "logprobs": None, "finish_reason": "stop"}
     about = {"id": ask.call_id, "object": "text_completion", "created": 0, "model": ask.model}
