@@ -27,7 +27,7 @@ Model = Annotated[
     str | None,
     typer.Option(help="Local model: 'tiny' (shipped), a folder, a name on the Hugging Face hub, or '' for none."),
 ]
-Threads = Annotated[int | None, typer.Option(help="Threads of the engine; 0: as many as pay for the model's size.")]
+Threads = Annotated[int | None, typer.Option(help="The most threads of the engine; 0: all cores.")]
 
 
 def register(app: typer.Typer) -> None:

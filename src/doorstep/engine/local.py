@@ -46,7 +46,8 @@ from doorstep.engine.steps import optim_step
 from doorstep.errors import EngineError, EngineUnavailable
 
 GATHER_S = 0.001  # calls of several clients that come so close to each other are taken up together
-SMALL = 20_000_000  # parameters; at 2 million a second thread makes every call slower, at 47 million it pays
+SHARE = 750_000_000  # parameters times tokens for each thread of a pass; with less it waits longer than it works
+READ = 512  # tokens of a prompt that are read together, about
 SLICE_S = 0.05  # of one lane before everything that samples gets a token
 MAX_ROWS = 512  # samples that decode at once, all adapters together; others wait
 
@@ -66,15 +67,13 @@ class LocalEngine:
     async def start(
         cls, folder: Path, name: str, threads: int = 1, device: str = "cpu", nf4: bool = False
     ) -> "LocalEngine":
-        """Load a model folder. ``threads`` are those of a matrix product, 0 as many as pay for the model's size.
-
-        Results hold for one number of threads.
+        """Load a model folder. ``threads`` are the most that share a pass, 0 all cores; small passes take one.
 
         ``device`` is ``cpu`` (fp32), ``cuda`` (bf16), or ``auto``: CUDA where there is one. With ``nf4`` the base's
         matrices are kept in four bits a number.
         """
         runtime = await asyncio.to_thread(_runtime, folder, name, device, nf4)
-        worker = _Worker(runtime, threads or _threads(runtime.info))
+        worker = _Worker(runtime, threads or os.cpu_count() or 1)
         worker.start()
         return cls(worker, runtime)
 
@@ -199,11 +198,6 @@ def _runtime(folder: Path, name: str, device: str, nf4: bool) -> Runtime[Any]:
     return ModulesRuntime(folder, name, torch.device(device), nf4)
 
 
-def _threads(info: ModelInfo) -> int:
-    """Return how many threads to compute with: products of a small model are done before a second one has begun."""
-    return 1 if info.parameters < SMALL else os.cpu_count() or 1
-
-
 class _Held:
     """An adapter, and what it computes with until its numbers change."""
 
@@ -256,9 +250,9 @@ class _Worker(threading.Thread):
 
     def run(self) -> None:
         """Go round until stopped."""
-        torch.set_num_threads(self._threads)
         while not self._stopped:
             self._receive()
+            self._share(READ)
             for name in list(self._lanes):
                 self._advance(name)
             began = time.monotonic()
@@ -374,6 +368,7 @@ class _Worker(threading.Thread):
             self._training.append((self._waiting, self._runtime.train(self._waiting)))
             self._waiting = []
         for tasks, work in self._training:
+            self._share(sum(len(row.tokens) for task in tasks for row in task.rows))
             try:
                 next(work, None)
             except Exception as error:
@@ -382,11 +377,17 @@ class _Worker(threading.Thread):
         self._training = [each for each in self._training if any(task.done is None for task in each[0])]
 
     def _sample(self) -> None:
+        self._share(self._sampler.rows)
         try:
             self._sampler.step()
         except Exception as error:
             for request in self._sampler.requests():
                 request.fail(_engine_error(error))
+
+    def _share(self, tokens: int) -> None:
+        """Compute with as many threads as so many tokens keep busy."""
+        share = self._runtime.info.parameters * tokens // SHARE
+        torch.set_num_threads(max(1, min(share, self._threads)))
 
     def _fail_all(self, error: EngineError) -> None:
         while not self._inbox.empty():
