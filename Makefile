@@ -46,7 +46,8 @@ format: $(READY) ## Format the code.
 	$(BIN)/ruff format
 
 bench: $(READY) ## Measure the engine, the training service and the gateway beside their peers.
-	$(BIN)/python benchmarks/engine
+	$(BIN)/python benchmarks/engine training
+	$(BIN)/python benchmarks/engine sampling
 	$(BIN)/python benchmarks/tinker/run.py
 	$(BIN)/python benchmarks/gateway/run.py $(ARGS)
 

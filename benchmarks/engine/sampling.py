@@ -37,7 +37,6 @@ class Job(NamedTuple):
 
 async def compare(folder: Path, threads: int, rounds: int, rank: int = 8) -> dict[str, Any]:
     """Return all figures as one object."""
-    torch.set_num_threads(threads)
     engine = await LocalEngine.start(folder, "base", threads)
     vocabulary = (await engine.info()).vocabulary
     for index in range(ADAPTERS):
@@ -47,7 +46,7 @@ async def compare(folder: Path, threads: int, rounds: int, rank: int = 8) -> dic
     groups = [Job(0, ids(vocabulary, seed, 100, 140), NEW, SAMPLES) for seed in range(GROUPS)]
     figures: dict[str, Any] = {}
     sides = {"doorstep": lambda: serve(engine, groups), "generate": lambda: generate(plain, groups)}
-    figures["groups"] = await best(sides, groups, rounds)
+    figures["groups"] = await best(sides, groups, rounds, threads)
     for count, adapters in [(1, 1), (8, 1), (8, 8), (64, 1), (64, 8)]:
         jobs = ragged(vocabulary, count, adapters)
         sides = {
@@ -57,7 +56,7 @@ async def compare(folder: Path, threads: int, rounds: int, rank: int = 8) -> dic
         }
         if adapters == 1:
             sides["continuous_batching"] = lambda jobs=jobs: continuous(plain, jobs)
-        figures[f"{count}_requests_{adapters}_adapters"] = await best(sides, jobs, rounds)
+        figures[f"{count}_requests_{adapters}_adapters"] = await best(sides, jobs, rounds, threads)
     figures["repeated_prompts"] = await repeated(engine, vocabulary)
     await engine.close()
     return figures
@@ -168,11 +167,12 @@ async def repeated(engine: LocalEngine, vocabulary: int) -> dict[str, float]:
     return {"first_ms": round(first * 1e3, 2), "others_ms": round(await ask() / len(jobs) * 1e3, 2)}
 
 
-async def best(sides: dict[str, Callable[[], Any]], jobs: list[Job], rounds: int) -> dict[str, float]:
+async def best(sides: dict[str, Callable[[], Any]], jobs: list[Job], rounds: int, threads: int) -> dict[str, float]:
     """Time all sides in turn; ratios are against ``doorstep``."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds + 1):
         for name, side in sides.items():
+            torch.set_num_threads(threads)  # the engine sets its own in its turn
             taken = side()
             times[name].append(await taken if asyncio.iscoroutine(taken) else taken)
     seconds = {name: min(found[1:]) for name, found in times.items()}

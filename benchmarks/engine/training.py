@@ -28,11 +28,10 @@ STEP = AdamParams(learning_rate=1e-4)
 
 async def compare(folder: Path, threads: int, rounds: int, rank: int) -> dict[str, object]:
     """Return the figures of all numbers of tenants and rows."""
-    torch.set_num_threads(threads)
     engine = await LocalEngine.start(folder, "base", threads)
     for tenant in range(max(TENANTS)):
         await engine.create_adapter(str(tenant), LoraSpec(rank=rank, seed=tenant))
-    peft = Peft(folder, rank)
+    peft = Peft(folder, rank, threads)
     vocabulary = (await engine.info()).vocabulary
     found: dict[str, object] = {}
     for rows in ROWS:
@@ -40,7 +39,7 @@ async def compare(folder: Path, threads: int, rounds: int, rank: int) -> dict[st
             texts = [[ids(vocabulary, row, tenant) for row in range(rows)] for tenant in range(tenants)]
             found[f"{tenants} tenants, {rows} rows each"] = await figures(engine, peft, texts, rounds)
     for rows in ROWS:
-        if seconds := trl(folder, rank, [ids(vocabulary, row, 0) for row in range(rows)]):
+        if seconds := trl(folder, rank, threads, [ids(vocabulary, row, 0) for row in range(rows)]):
             found[f"trl, 1 tenant, {rows} rows"] = {"trl_tokens_per_s": round(LENGTH * rows / seconds)}
     found["idle"] = await idle(engine, [ids(vocabulary, 0, 0)[:2]])
     await engine.close()
@@ -112,7 +111,8 @@ async def idle(engine: LocalEngine, texts: list[list[int]]) -> dict[str, float]:
 class Peft:
     """The usual training loop."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
+    def __init__(self, folder: Path, rank: int, threads: int) -> None:
+        self._threads = threads
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         config = LoraConfig(r=rank, lora_alpha=32, target_modules=TARGETS)
         self._model = get_peft_model(model, config).train()
@@ -120,6 +120,7 @@ class Peft:
 
     def step(self, texts: list[list[int]]) -> float:
         """Train on some rows; return the seconds."""
+        torch.set_num_threads(self._threads)  # the engine, whose turn it was, sets its own
         began = time.perf_counter()
         tokens = torch.tensor(texts)
         self._model(tokens, labels=tokens).loss.backward()
@@ -128,13 +129,14 @@ class Peft:
         return time.perf_counter() - began
 
 
-def trl(folder: Path, rank: int, texts: list[list[int]], steps: int = 20) -> float | None:
+def trl(folder: Path, rank: int, threads: int, texts: list[list[int]], steps: int = 20) -> float | None:
     """Return the seconds of one step of TRL's SFTTrainer on some rows, its start not counted; None without TRL."""
     try:
         from datasets import Dataset
         from trl import SFTConfig, SFTTrainer
     except ImportError:
         return None
+    torch.set_num_threads(threads)
     settings = {"max_steps": steps, "per_device_train_batch_size": len(texts), "use_cpu": True, "bf16": False}
     quiet = {"report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
     with tempfile.TemporaryDirectory() as place:

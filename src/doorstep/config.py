@@ -33,7 +33,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     port: int = 8000
     data: str = ".doorstep"  # folder of the store, checkpoints and captures
     model: str | None = "tiny"  # ``tiny`` (shipped), a local folder, a name on the hub; "" for no local model
-    threads: int = 0  # the most of the engine; 0: all cores. Small passes take one
+    threads: int = 0  # the most of the engine; 0: all cores. Small models and calls take one
     device: Literal["cpu", "cuda", "auto"] = "cpu"  # of the engine; auto: CUDA where there is one
     quantise: Literal["none", "nf4"] = "none"  # nf4: the base's matrices in four bits a number
 

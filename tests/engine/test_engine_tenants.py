@@ -5,7 +5,10 @@ import asyncio
 import torch
 from engine_use import CROSS_ENTROPY, ROWS, row, run, samples, together, train, trained
 
+from doorstep.config import TINY
+from doorstep.engine import local
 from doorstep.engine.api import LoraSpec, Loss
+from doorstep.engine.local import LocalEngine
 from doorstep.engine.runtime import Task
 from doorstep.errors import EngineError
 
@@ -111,3 +114,20 @@ def test_two_threads_change_nothing_of_that(runtime):
         test_tenants_together_equal_tenants_alone_bit_for_bit(runtime)
     finally:
         torch.set_num_threads(1)
+
+
+async def test_large_calls_of_others_take_more_threads_and_change_nothing(tmp_path, monkeypatch):
+    engine = await LocalEngine.start(TINY, "tiny", threads=2)
+    size = (await engine.info()).parameters
+    monkeypatch.setattr(local, "SHARE", 60 * size)  # a call of ROWS takes one thread, one of 120 tokens two
+    for name in ("a", "b"):
+        await engine.create_adapter(name, LoraSpec(rank=3, seed=1))
+    await engine.create_adapter("large", LoraSpec(rank=3, seed=2))
+    for _ in range(3):
+        await train(engine, "a")
+    for _ in range(3):  # after the first, when B is no longer zero
+        large = engine.forward_backward("large", [row(40, seed) for seed in range(20)], CROSS_ENTROPY)
+        await asyncio.gather(train(engine, "b"), large)
+    digests = {(await engine.save(name, str(tmp_path / name), optimizer=True)).digest for name in ("a", "b")}
+    await engine.close()
+    assert len(digests) == 1

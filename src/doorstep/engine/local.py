@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -46,8 +46,8 @@ from doorstep.engine.steps import optim_step
 from doorstep.errors import EngineError, EngineUnavailable
 
 GATHER_S = 0.001  # calls of several clients that come so close to each other are taken up together
-SHARE = 750_000_000  # parameters times tokens for each thread of a pass; with less it waits longer than it works
-READ = 512  # tokens of a prompt that are read together, about
+SHARE = 750_000_000  # parameters times tokens for each thread; with less it waits longer than it works
+USUAL = 64  # tokens that sampling and reading have at once, for the number of their threads
 SLICE_S = 0.05  # of one lane before everything that samples gets a token
 MAX_ROWS = 512  # samples that decode at once, all adapters together; others wait
 
@@ -67,7 +67,7 @@ class LocalEngine:
     async def start(
         cls, folder: Path, name: str, threads: int = 1, device: str = "cpu", nf4: bool = False
     ) -> "LocalEngine":
-        """Load a model folder. ``threads`` are the most that share a pass, 0 all cores; small passes take one.
+        """Load a model folder. ``threads`` are the most that share a product, 0 all cores; small models take one.
 
         ``device`` is ``cpu`` (fp32), ``cuda`` (bf16), or ``auto``: CUDA where there is one. With ``nf4`` the base's
         matrices are kept in four bits a number.
@@ -220,6 +220,14 @@ class _Held:
         self._weights = None
 
 
+class _Training(NamedTuple):
+    """Tasks that are done together, with as many threads."""
+
+    tasks: list[Task[Any]]
+    threads: int
+    work: Generator[None, None, None]
+
+
 class _Worker(threading.Thread):
     """The thread that owns the tensors. Its public generators are operations; each ``yield`` ends a slice."""
 
@@ -231,7 +239,7 @@ class _Worker(threading.Thread):
         self._lanes: dict[str | None, deque[tuple[Work[Any], Finish]]] = {}
         self._held: dict[str, _Held] = {}
         self._waiting: list[Task[Any]] = []
-        self._training: list[tuple[list[Task[Any]], Generator[None, None, None]]] = []
+        self._training: list[_Training] = []
         self._sampler = runtime.sampler()
         self._admitting: deque[Request] = deque()  # at the heads of lanes, each waiting for room
         self._stopped = False
@@ -250,9 +258,9 @@ class _Worker(threading.Thread):
 
     def run(self) -> None:
         """Go round until stopped."""
+        torch.set_num_threads(self._share(USUAL))
         while not self._stopped:
             self._receive()
-            self._share(READ)
             for name in list(self._lanes):
                 self._advance(name)
             began = time.monotonic()
@@ -364,30 +372,39 @@ class _Worker(threading.Thread):
 
     def _train(self) -> None:
         """Take up together what waits to be trained; go on a little with all that is under way."""
-        if self._waiting:
-            self._training.append((self._waiting, self._runtime.train(self._waiting)))
-            self._waiting = []
-        for tasks, work in self._training:
-            self._share(sum(len(row.tokens) for task in tasks for row in task.rows))
+        self._take_up()
+        for tasks, threads, work in self._training:
+            torch.set_num_threads(threads)
             try:
                 next(work, None)
             except Exception as error:
                 for task in tasks:
                     task.done = task.done or _engine_error(error)
-        self._training = [each for each in self._training if any(task.done is None for task in each[0])]
+        torch.set_num_threads(self._share(USUAL))
+        self._training = [each for each in self._training if any(task.done is None for task in each.tasks)]
+
+    def _take_up(self) -> None:
+        alike: dict[int, list[Task[Any]]] = {}
+        for task in self._waiting:
+            alike.setdefault(self._share(sum(len(row.tokens) for row in task.rows)), []).append(task)
+        self._training += [_Training(tasks, each, self._runtime.train(tasks)) for each, tasks in alike.items()]
+        self._waiting = []
 
     def _sample(self) -> None:
-        self._share(self._sampler.rows)
         try:
             self._sampler.step()
         except Exception as error:
             for request in self._sampler.requests():
                 request.fail(_engine_error(error))
 
-    def _share(self, tokens: int) -> None:
-        """Compute with as many threads as so many tokens keep busy."""
-        share = self._runtime.info.parameters * tokens // SHARE
-        torch.set_num_threads(max(1, min(share, self._threads)))
+    def _share(self, tokens: int) -> int:
+        """Return how many threads so many tokens of one call keep busy.
+
+        Bits differ with the number of threads, so nothing that others send may change it. A power of two: of an odd
+        number torch's kernels cut rows in the middle of what the processor takes at once, and that, too, changes bits.
+        """
+        most = min(self._threads, self._runtime.info.parameters * tokens // SHARE)
+        return 1 << max(0, most.bit_length() - 1)
 
     def _fail_all(self, error: EngineError) -> None:
         while not self._inbox.empty():
