@@ -71,7 +71,9 @@ LEFT_S = 10.0  # in which a killed server's last calls come into the record, bef
 
 
 class ServedEngine(Engine, Protocol):
-    """An engine that says what CPU time it has used."""
+    """An engine that says what CPU time it has used, and when it has lost all that it held."""
+
+    on_loss: list[Callable[[], None]]
 
     async def cpu_seconds(self) -> float: ...  # noqa: D102
 
@@ -215,6 +217,7 @@ async def _local(settings: Settings, keys: Keys, start_engine: StartEngine, stac
     stack.push_async_callback(engine.close)
     service = await Service.start(engine, settings.data, _authenticate(keys), settings.training)
     stack.push_async_callback(service.close)
+    engine.on_loss.append(service.forget)
     return Local(settings, engine, await engine.info(), service)
 
 

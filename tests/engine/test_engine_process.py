@@ -2,20 +2,24 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import tiny_models
 from engine_use import all_at_once, sample, tokens, trained
+from gateway_parts import wait_for
 
 from doorstep.engine.api import SampleParams
 from doorstep.engine.local import LocalEngine
 from doorstep.engine.remote import RemoteEngine
 from doorstep.errors import EngineError, EngineUnavailable
 
+SHORT = SampleParams(max_tokens=9, seed=1)
 LONG = SampleParams(max_tokens=150, seed=1, stop=[])
 
 
@@ -75,15 +79,50 @@ async def test_closing_the_iterator_cancels(remote):
     assert await remote.cpu_seconds() - idle < 0.1
 
 
-async def test_when_it_is_killed_open_and_later_calls_say_so(remote):
+async def test_when_it_is_killed_open_and_later_calls_say_so_until_it_is_there_again(remote, monkeypatch):
+    monkeypatch.setattr("doorstep.engine.remote.FIRST_PAUSE_S", 0.0)
+    losses = []
+    remote.on_loss.append(lambda: losses.append(1))
+    await trained(remote, "a")
+    wanted, before = await sample(remote, None, [1], SHORT), await remote.cpu_seconds()
     stream = remote.sample(None, [1], LONG, n=64)
     await anext(stream)
     os.kill(remote.process.pid, signal.SIGKILL)
-    with pytest.raises(EngineUnavailable, match="the engine process has ended"):
+    with pytest.raises(EngineUnavailable, match="has ended"):
         async for _ in stream:
             pass
-    with pytest.raises(EngineUnavailable, match="start it again"):
+    with pytest.raises(EngineUnavailable, match="being started again"):
         await remote.info()
+    await again(remote)
+    assert losses == [1]
+    assert await sample(remote, None, [1], SHORT) == wanted
+    assert await remote.cpu_seconds() > before
+    with pytest.raises(EngineError, match="there is no adapter a"):
+        await sample(remote, "a", [1], SHORT)
+
+
+async def test_what_does_not_start_again_is_tried_again_and_closed_in_peace(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("doorstep.engine.remote.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("doorstep.engine.remote.LONGEST_PAUSE_S", 0.01)
+    place = shutil.copytree(folder, tmp_path / "model")
+    remote = await RemoteEngine.start(folder=place, name="random", threads=1, log=tmp_path / "engine.log")
+    (place / "config.json").rename(tmp_path / "config.json")
+    os.kill(remote.process.pid, signal.SIGKILL)
+    await asyncio.to_thread(wait_for, lambda: "holds no model" in (tmp_path / "engine.log").read_text(), 60)
+    (tmp_path / "config.json").rename(place / "config.json")
+    await again(remote)
+    os.kill(remote.process.pid, signal.SIGKILL)
+    await asyncio.sleep(0.2)  # in the middle of the next start
+    await remote.close()
+
+
+async def again(remote):
+    """Wait until there is a process."""
+    for _ in range(1200):
+        with suppress(EngineUnavailable):
+            return await remote.info()
+        await asyncio.sleep(0.05)
+    raise AssertionError("no engine after a minute")
 
 
 async def test_it_ends_when_its_owner_does(folder, tmp_path):

@@ -10,10 +10,10 @@ import openai
 import pytest
 import tinker
 from gateway_parts import serving, settings_for
+from shipped import Shipped
 from tinker import types
 
 from doorstep.config import TINY
-from doorstep.engine.local import LocalEngine
 from doorstep.gateway.keys import Keys, Terms
 from doorstep.renderers.chat import ChatRenderer
 
@@ -22,13 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 HELLO = [{"role": "user", "content": "hello"}]
 NEW = "blue onions"
-
-
-class Shipped(LocalEngine):
-    """The engine in the server's own process."""
-
-    async def cpu_seconds(self) -> float:
-        return 0.0
 
 
 @pytest.fixture(scope="module")

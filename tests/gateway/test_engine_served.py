@@ -7,9 +7,9 @@ import anthropic
 import openai
 import pytest
 from gateway_parts import serving, settings_for
+from shipped import Shipped
 
 from doorstep.config import TINY
-from doorstep.engine.local import LocalEngine
 
 HELLO = [{"role": "user", "content": "hello"}]
 SCHEMA = {
@@ -24,13 +24,6 @@ SCHEMA = {
 }
 TOOL = {"type": "function", "function": {"name": "weather", "description": "Tells it", "parameters": SCHEMA}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "weather", "schema": SCHEMA, "strict": True}}
-
-
-class Shipped(LocalEngine):
-    """The engine in the server's own process."""
-
-    async def cpu_seconds(self) -> float:
-        return 0.0
 
 
 @pytest.fixture(scope="module")

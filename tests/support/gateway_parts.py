@@ -68,6 +68,7 @@ class TellingEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.fails_after: tuple[int, Exception] | None = None
+        self.on_loss: list[Callable[[], None]] = []
 
     async def info(self) -> ModelInfo:
         return ModelInfo(

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -48,6 +48,7 @@ class ScriptedEngine:
         self.gate = asyncio.Event()
         self.gate.set()
         self.sampling_closed = 0
+        self.on_loss: list[Callable[[], None]] = []
         self._info = ModelInfo(
             name=name,
             folder=folder,

@@ -40,6 +40,13 @@ class Served:
         )
         return wait_for(self._ready, 60)
 
+    def engine(self) -> int | None:
+        """Return the id of the engine's process; None while there is none."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        named = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+        return next((pid for pid, command in named.items() if b"doorstep.engine" in command), None)
+
     def kill(self) -> None:
         """Kill it and all that it started at once, without a chance to put anything in order."""
         if self._process is None or self._process.returncode is not None:

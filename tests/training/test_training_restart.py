@@ -1,8 +1,12 @@
-"""kill -9 of a real server under load: what was answered answers again, and training goes on bit for bit."""
+"""kill -9 of a real server, and of its engine, under load: answers stay, and training goes on bit for bit."""
+
+import os
+import signal
 
 import httpx
 import pytest
 import tinker
+from gateway_parts import wait_for
 from served import Served
 from tinker import types
 from tinker.lib.retryable_exception import RetryableException
@@ -33,6 +37,10 @@ def digest(url, path):
 def fetched(url, request_id):
     body, headers = {"request_id": request_id}, {"X-API-Key": KEY}
     return httpx.post(f"{url}/api/v1/retrieve_future", json=body, headers=headers, timeout=60)
+
+
+def sampled(client):
+    return [(sequence.tokens, sequence.logprobs) for sequence in client.sample(PROMPT, 2, SHARP).result(60).sequences]
 
 
 @pytest.fixture
@@ -69,3 +77,27 @@ def test_training_goes_on_bit_for_bit_after_kill_9(served):
         for number in range(3, 5):
             step(again, number).result()
         assert digest(url, again.save_state("end").result().path) == wanted
+
+
+def test_a_killed_engine_is_started_again_and_the_rest_lives_on(served):
+    url = served.start()
+    with connected(url) as service:
+        trainer = service.create_lora_training_client(base_model="tiny", rank=4, seed=1).result()
+        step(trainer, 0).result()
+        state = trainer.save_state("one").result().path
+        path = trainer.save_weights_for_sampler("named").result().path
+        named = service.create_sampling_client(model_path=path).result()
+        unnamed = trainer.save_weights_and_get_sampling_client().result()
+        wanted = sampled(named)
+        os.kill(served.engine(), signal.SIGKILL)
+        with pytest.raises(tinker.TinkerError):
+            step(trainer, 1).result(60)
+        assert httpx.get(f"{url}/v1/models").status_code == 200
+        wait_for(lambda: httpx.get(f"{url}/healthz").status_code == 200, 60)
+        assert sampled(named) == wanted
+        with pytest.raises(tinker.TinkerError, match="save them by name"):
+            unnamed.sample(PROMPT, 2, SHARP).result(60)
+        with pytest.raises(tinker.TinkerError, match=state):
+            step(trainer, 2).result(60)
+        again = service.create_training_client_from_state_with_optimizer(state).result()
+        step(again, 1).result(60)

@@ -297,7 +297,7 @@ async def test_a_finished_session_takes_its_models_along(door):
 async def test_models_of_silent_sessions_make_room(door, monkeypatch):
     await door.model()
     monkeypatch.setattr("doorstep.training.service.IDLE_SESSION_S", -1.0)
-    await door.session()
+    await door.service.release_idle()
     assert not door.engine.adapters
 
 

@@ -1,13 +1,14 @@
-"""The engine as its owner sees it: starts the process, speaks to it, and tells when it is gone. Imports no torch."""
+"""The engine as its owner sees it: starts the process, and again when it dies, and speaks to it. Imports no torch.
+
+A process that has died takes along what it held: adapters, and what was being computed. The calls that waited fail with
+``EngineUnavailable``, and so do those that come until there is a new one; ``on_loss`` says when.
+"""
 
 import asyncio
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
-from itertools import count
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,48 +30,43 @@ from doorstep.engine.api import (
     TrainResult,
     TrainRow,
 )
-from doorstep.engine.protocol import Call, Cancel, Failure, Result, Step
+from doorstep.engine.life import Frame, Life
+from doorstep.engine.protocol import Failure, Result, Step
 from doorstep.errors import EngineError, EngineUnavailable
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
-Frame = Result | Failure | Step
-_decode = msgspec.msgpack.Decoder(Frame).decode
-_CLOSE_S = 5.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0  # before a new start; twice as long each time that it dies soon again
+STEADY_S = 300.0  # a process that lived so long did not die of its start
 
 
 class RemoteEngine:
     """An ``Engine`` in a process of its own. Make it by ``await RemoteEngine.start(…)``; ``close`` it."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        log: Path,
-    ) -> None:
-        self.process = process
-        self._writer = writer
-        self._log = log
-        self._ids = count()
-        self._open: dict[int, asyncio.Queue[Frame | None]] = {}
-        self._gone = False
-        self._reading = asyncio.create_task(self._read(reader))
+    def __init__(self, start: Callable[[], Awaitable[Life]], life: Life, log_file: Path) -> None:
+        self.on_loss: list[Callable[[], None]] = []
+        self._start = start
+        self._life = life
+        self._log_file = log_file
+        self._cpu = 0.0  # seconds, when last asked
+        self._spent = 0.0  # by processes that have ended
+        self._watching = asyncio.create_task(self._watch())
 
     @classmethod
     async def start(
         cls, folder: Path, name: str, threads: int, log: Path, device: str = "cpu", nf4: bool = False
     ) -> "RemoteEngine":
         """Start the process and wait until its model is loaded; what it prints is added to ``log``."""
-        place = Path(tempfile.mkdtemp(prefix="doorstep-"))  # a socket's path must be short
-        socket = str(place / "engine")
-        try:
-            settings = {"folder": folder, "name": name, "socket": socket, "threads": threads, "device": device}
-            arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-            process = await _spawn([*arguments, *["--nf4"] * nf4], threads, log)
-            reader, writer = await asyncio.open_unix_connection(socket)
-        finally:
-            shutil.rmtree(place)
-        return cls(process, reader, writer, log)
+        settings = {"folder": folder, "name": name, "threads": threads, "device": device}
+        arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+        begin = partial(Life.start, [*arguments, *["--nf4"] * nf4], threads, log)
+        return cls(begin, await begin(), log)
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        """The process that runs, or the last that did."""
+        return self._life.process
 
     async def info(self) -> ModelInfo:
         """Describe the base model."""
@@ -121,14 +117,16 @@ class RemoteEngine:
         return await self._call(list[int], "measure", images)
 
     async def cpu_seconds(self) -> float:
-        """Return the CPU time that the process has used, user and system."""
-        return await self._call(float, "cpu_seconds")
+        """Return the CPU time that the process has used, user and system, with those before it."""
+        self._cpu = await self._call(float, "cpu_seconds")
+        return self._spent + self._cpu
 
     async def sample(
         self, adapter: str | None, prompt: list[int], params: SampleParams, n: int = 1, images: Sequence[Image] = ()
     ) -> AsyncIterator[Token | Finished]:
         """Stream ``n`` samples of a prompt; closing the iterator cancels."""
-        call, frames = self._send("sample_steps", adapter, prompt, params, n, images)
+        life = self._alive()
+        call, frames = life.send("sample_steps", (adapter, prompt, params, n, images))
         ended = False
         try:
             while isinstance(frame := self._checked(await frames.get()), Step):
@@ -139,42 +137,31 @@ class RemoteEngine:
             ended = True
             raise
         finally:
-            self._finish(call, ended)
+            life.finish(call, ended)
 
     async def close(self) -> None:
         """End the process; calls that wait fail with EngineUnavailable."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.process.wait(), _CLOSE_S)
-        if self.process.returncode is None:
-            self.process.kill()
-            await self.process.wait()
-        await self._reading
+        self._watching.cancel()
+        await asyncio.wait({self._watching})
+        await self._life.close()
 
     async def _call(self, kind: type[T], method: str, *arguments: Any) -> T:
-        call, frames = self._send(method, *arguments)
+        life = self._alive()
+        call, frames = life.send(method, arguments)
         ended = False
         try:
             frame = await frames.get()
             ended = True
             result = self._checked(frame)
         finally:
-            self._finish(call, ended)
+            life.finish(call, ended)
         assert isinstance(result, Result)
         return msgspec.msgpack.decode(result.value, type=kind)
 
-    def _send(self, method: str, *arguments: Any) -> "tuple[int, asyncio.Queue[Frame | None]]":
-        if self._gone:
+    def _alive(self) -> Life:
+        if self._life.gone:
             raise self._unavailable()
-        try:
-            packed = msgspec.msgpack.encode(arguments)
-        except OverflowError:
-            raise EngineError("a number has more than 64 bits; the engine takes none that large") from None
-        call = next(self._ids)
-        frames = self._open[call] = asyncio.Queue()
-        protocol.write(self._writer, Call(call, method, msgspec.Raw(packed)))
-        return call, frames
+        return self._life
 
     def _checked(self, frame: Frame | None) -> Result | Step:
         if frame is None:
@@ -183,48 +170,34 @@ class RemoteEngine:
             raise EngineError(frame.message, frame.category)
         return frame
 
-    def _finish(self, call: int, ended: bool) -> None:
-        """Forget a call; one that was left before its end is cancelled."""
-        del self._open[call]
-        if not (ended or self._gone):
-            protocol.write(self._writer, Cancel(call))
-
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                frame = _decode(await protocol.read(reader))
-                if frames := self._open.get(frame.id):
-                    frames.put_nowait(frame)
-        self._gone = True
-        for frames in self._open.values():
-            frames.put_nowait(None)
-        self._writer.close()
-
     def _unavailable(self) -> EngineUnavailable:
-        return EngineUnavailable(f"the engine process has ended; start it again. What it said last is in {self._log}")
-
-
-async def _spawn(arguments: list[str], threads: int, log: Path) -> asyncio.subprocess.Process:
-    """Start the process and wait for its ``ready``; if it ends before, raise what it said."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        began = output.tell()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "doorstep.engine", *arguments),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=output,
-            # OpenMP threads that wait by spinning stop each other as soon as the cores are shared.
-            env=os.environ | {"OMP_NUM_THREADS": str(threads or os.cpu_count() or 1), "OMP_WAIT_POLICY": "passive"},
+        return EngineUnavailable(
+            f"the engine process has ended and is being started again. What it said last is in {self._log_file}"
         )
-    assert process.stdout is not None
-    if await process.stdout.readline() != b"ready\n":
-        await process.wait()
-        raise EngineError(f"the engine did not start: {_tail(log, began)}")
-    return process
 
+    async def _watch(self) -> None:
+        """Start a new process whenever one has died."""
+        pause = FIRST_PAUSE_S
+        while True:
+            began = time.monotonic()
+            how = await self._life.end()
+            if time.monotonic() - began > STEADY_S:
+                pause = FIRST_PAUSE_S
+            log.error("the engine process has ended (%s); it is being started again", how)
+            self._spent, self._cpu = self._spent + self._cpu, 0.0
+            for told in self.on_loss:
+                told()
+            pause = await self._revive(pause)
 
-def _tail(log: Path, began: int) -> str:
-    said = log.read_bytes()[began:].decode(errors="replace")
-    return "\n".join(said.strip().splitlines()[-5:])
+    async def _revive(self, pause: float) -> float:
+        """Try until there is a new process; return how long to wait before the next time."""
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+            try:
+                self._life = await self._start()
+            except (EngineError, OSError) as error:
+                log.error("the engine cannot be started: %s", error)
+            else:
+                log.warning("the engine is there again")
+                return pause

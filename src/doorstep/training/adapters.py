@@ -8,11 +8,11 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from doorstep.engine.api import Engine
-from doorstep.errors import EngineError
+from doorstep.errors import EngineError, EngineUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,15 @@ class SamplerAdapters:
             async with slot.lock:
                 await self._let_go(adapter, slot)
 
+    def forget(self) -> set[str]:
+        """Note that the engine lost all that it held; return the adapters that are not on disk, and so nowhere."""
+        lost = {adapter for adapter, slot in self._slots.items() if not slot.on_disk}
+        for slot in self._slots.values():
+            slot.loaded = False
+        for adapter in lost:
+            del self._slots[adapter]
+        return lost
+
     async def close(self) -> None:
         """Wait for what is being tidied."""
         if self._tidying:
@@ -108,4 +117,5 @@ class SamplerAdapters:
             del self._slots[adapter]
         if slot.loaded:
             slot.loaded = False
-            await self._engine.drop_adapter(adapter)
+            with suppress(EngineUnavailable):  # what has died holds nothing
+                await self._engine.drop_adapter(adapter)

@@ -105,7 +105,8 @@ async def _dynamic_config(_service: Service, _request: Request, _tenant: str) ->
     return _json({"sample_cancel_enabled": True})
 
 
-async def _healthz(_service: Service, _request: Request, _tenant: str) -> Response:
+async def _healthz(service: Service, _request: Request, _tenant: str) -> Response:
+    await service.check()
     return _json({"status": "ok"})
 
 

@@ -298,11 +298,15 @@ class Lane:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._drain())
 
+    def cut(self, why: str, category: str = "user") -> None:
+        """Fail what still waits."""
+        for fulfil, _ in self._waiting.values():
+            fulfil(failure(why, category))
+        self._waiting.clear()
+
     async def close(self, why: str) -> None:
         """Fail what still waits, then let the operation that runs come to its end."""
-        for fulfil, _ in self._waiting.values():
-            fulfil(failure(why, "user"))
-        self._waiting.clear()
+        self.cut(why)
         if self._task:
             await asyncio.wait({self._task})
 

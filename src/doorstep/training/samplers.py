@@ -84,7 +84,7 @@ class Samplers:
             return self._registry.sampler(sampler_id, tenant)
         raise NotFound(
             f"there is no sampling session {sampler_id} here. Weights that were saved without a name end with their "
-            "session or with the server; save them by name to keep them."
+            "session, with the engine or with the server; save them by name to keep them."
         )
 
     @asynccontextmanager
@@ -130,6 +130,14 @@ class Samplers:
         runs = [run_id for run_id in self._published if run_id.startswith(f"{session_id}:")]
         for adapter in adapters + [self._published.pop(run_id) for run_id in runs]:
             await self._discard(adapter)
+
+    def forget(self) -> None:
+        """Let go of what only the engine had, for it has died; what is on disk is read again."""
+        lost = self._adapters.forget()
+        for sampler_id, unnamed in list(self._unnamed.items()):
+            if (unnamed.adapter or self._published[unnamed.run_id]) in lost:
+                del self._unnamed[sampler_id]
+        self._published = {run_id: adapter for run_id, adapter in self._published.items() if adapter not in lost}
 
     async def close(self) -> None:
         """Let the adapters come to rest."""

@@ -6,6 +6,7 @@ belongs to a tenant, and what is another's is not there.
 """
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -35,9 +36,12 @@ from doorstep.training.samplers import Samplers
 from doorstep.training.steps import StepLog
 from doorstep.training.tenants import Quotas, Usage
 
+log = logging.getLogger(__name__)
+
 Authenticate = Callable[[Mapping[str, str]], str | None]
 
 IDLE_SESSION_S = 900.0  # the SDK sends a heartbeat every 10 s
+LOOK_S = 60.0  # how often to look for sessions that are idle
 CAPACITY_BYTES = 64 << 20  # of training requests in the engine at once; as numbers they take some five times as much
 
 
@@ -79,6 +83,7 @@ class Service:
         self._seen = dict.fromkeys(promises.sessions(), time.monotonic())
         self._copies = 0
         self._text: sampling.Detokenize | None = None
+        self._looking = asyncio.create_task(self._look())
 
     @classmethod
     async def start(
@@ -114,16 +119,27 @@ class Service:
 
     async def close(self) -> None:
         """Let operations that run come to their end, and give those that wait one."""
+        self._looking.cancel()
         for model_id in list(self._models):
             await self._end(model_id, "the server is being stopped")
         await self.samplers.close()
         self.promises.close()
 
+    def forget(self) -> None:
+        """Let all models go, for the engine that held them has died; a client goes on from what it saved."""
+        for model in self._models.values():
+            model.lane.cut("the engine died before this operation's turn", "server")
+        self._models.clear()
+        self.samplers.forget()
+
+    async def check(self) -> None:
+        """Raise EngineUnavailable when there is no engine just now."""
+        await self._engine.info()
+
     # Sessions
 
     async def create_session(self, request: wire.CreateSession, tenant: str) -> str:
-        """Begin a session; return its id. Models of sessions that went silent are let go."""
-        await self._release_idle()
+        """Begin a session; return its id."""
         session = Session(
             session_id=ids.new_id("session"),
             owner=tenant,
@@ -150,6 +166,12 @@ class Service:
             if session.finished is None:
                 await asyncio.to_thread(self.registry.put_session, msgspec.structs.replace(session, finished=reason))
         finally:  # a full disk must not keep what the session holds
+            await self._release(session_id)
+
+    async def release_idle(self) -> None:
+        """Let go of the models of sessions that went silent."""
+        silent = time.monotonic() - IDLE_SESSION_S
+        for session_id in [known for known, seen in self._seen.items() if seen < silent]:
             await self._release(session_id)
 
     def create_custom_loss(self, request: wire.CreateCustomLoss, tenant: str) -> str:
@@ -376,7 +398,7 @@ class Service:
 
     def _why_not_live(self, model_id: str, tenant: str) -> str:
         self.registry.run(model_id, tenant)
-        ended = f"model {model_id} is not live here: its session ended or the server was restarted"
+        ended = f"model {model_id} is not live here: its session ended, or the engine or the server was started again"
         saved = [each for each in self.registry.checkpoints(model_id, tenant) if parse(each.path).kind is Kind.WEIGHTS]
         if not saved:
             return f"{ended}, and it was never saved. Begin anew, and save_state now and then."
@@ -390,10 +412,13 @@ class Service:
             self._text = sampling.detokenizer(Path(self.info.folder))
         return self._text
 
-    async def _release_idle(self) -> None:
-        now = time.monotonic()
-        for session_id in [known for known, seen in self._seen.items() if now - seen > IDLE_SESSION_S]:
-            await self._release(session_id)
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await self.release_idle()
+            except Exception:
+                log.exception("a session that went silent could not be let go")
 
     async def _release(self, session_id: str) -> None:
         self._seen.pop(session_id, None)
