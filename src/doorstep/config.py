@@ -167,12 +167,13 @@ class WorkflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class TrainingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Training on the local model, and how much of it each tenant may hold and use; 0 is no limit."""
+    """Training on the local model, and how much of it each tenant may hold and use (``max_…``; 0 is no limit)."""
 
     aliases: dict[str, str] = {}  # other names of models: "Qwen/Qwen3-8B" = "tiny", or a folder as under [serve]
     max_models: Count = 0  # live at once
     max_tokens_per_day: Count = 0  # trained, scored and sampled; days are those of UTC
     max_checkpoint_bytes: Count = 0
+    sampler_bytes: Count = 2 << 30  # of adapters that the engine holds to sample from; others wait on disk
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

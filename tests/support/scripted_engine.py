@@ -73,6 +73,10 @@ class ScriptedEngine:
         held = self._get(source)
         self.adapters[target] = _Adapter(held.spec, held.weight)
 
+    async def adapter_size(self, adapter: str) -> int:
+        self._get(adapter)
+        return 1
+
     async def drop_adapter(self, adapter: str) -> None:
         self.calls.append(("drop", adapter))
         self._get(adapter)

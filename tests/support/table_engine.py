@@ -129,6 +129,9 @@ class TableEngine:
     async def copy_adapter(self, source: str, target: str) -> None:
         self.adapters[target] = msgspec.convert(msgspec.to_builtins(self.adapters[source]), _Adapter)
 
+    async def adapter_size(self, adapter: str) -> int:
+        return 1
+
     async def close(self) -> None:
         pass
 

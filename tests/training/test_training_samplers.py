@@ -25,6 +25,7 @@ async def saved(engine, folder, *names):
 async def use(adapters, name, folder):
     async with adapters.hold(name, folder / name):
         pass
+    await adapters.close()
 
 
 async def test_a_snapshot_is_written_only_when_it_makes_room(engine, tmp_path):
@@ -59,10 +60,23 @@ async def test_what_samples_is_not_put_away(engine, tmp_path):
     await saved(engine, tmp_path, "one", "two")
     async with adapters.hold("one", tmp_path / "one"):
         await use(adapters, "two", tmp_path)
-        assert set(engine.adapters) == {"one", "two"}
+        assert set(engine.adapters) == {"one"}  # and the other makes the room
         await adapters.drop("one")
-        assert "one" in engine.adapters
-    assert set(engine.adapters) == {"two"}
+        assert set(engine.adapters) == {"one"}
+    assert not engine.adapters
+
+
+async def test_what_a_dead_engine_held_is_read_again_or_lost(engine, tmp_path):
+    adapters = SamplerAdapters(engine, limit=9)
+    await saved(engine, tmp_path, "kept")
+    await use(adapters, "kept", tmp_path)
+    await engine.create_adapter("model", LoraSpec())
+    await adapters.adopt("fresh", engine.copy_adapter("model", "fresh"), tmp_path / "fresh")
+    await adapters.close()
+    engine.adapters.clear()
+    assert adapters.forget() == {"fresh"}
+    await use(adapters, "kept", tmp_path)
+    assert set(engine.adapters) == {"kept"}
 
 
 async def test_a_slow_load_holds_up_no_other(engine, tmp_path, monkeypatch):

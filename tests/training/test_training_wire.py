@@ -8,6 +8,7 @@ from scripted_engine import ScriptedEngine
 from training_door import KEY, application
 
 from doorstep import ids
+from doorstep.config import TrainingSettings
 from doorstep.errors import EngineUnavailable, NotFound
 from doorstep.training.codec import schema
 from doorstep.training.service import Service
@@ -332,7 +333,7 @@ async def test_pages_of_training_runs(door):
 
 async def test_the_engine_holds_the_samplers_used_last(tmp_path):
     engine = ScriptedEngine(str(tmp_path))
-    service = await Service.start(engine, tmp_path, max_samplers=2)
+    service = await Service.start(engine, tmp_path, settings=TrainingSettings(sampler_bytes=2))
     transport = httpx.ASGITransport(application(service))
     async with httpx.AsyncClient(transport=transport, base_url="http://d/api/v1", headers={"X-API-Key": KEY}) as http:
         session = (await http.post("/create_session", json={"sdk_version": "0.38.0"})).json()["session_id"]
@@ -345,6 +346,7 @@ async def test_the_engine_holds_the_samplers_used_last(tmp_path):
             paths.append((await http.post("/retrieve_future", json=made)).json()["path"])
     first = await service.adapter_for(paths[0], None)
     others = [await service.adapter_for(paths[1], None), await service.adapter_for(paths[2], None)]
+    await service.samplers.close()
     assert set(engine.adapters) == {model, *others}
     assert await service.adapter_for(paths[0], None) == first
     with pytest.raises(NotFound, match="there is no checkpoint"):

@@ -186,6 +186,10 @@ class Engine(Protocol):
         """Make ``target`` a copy of what ``source`` is now, to sample from and to save; it has no optimizer."""
         ...
 
+    async def adapter_size(self, adapter: str) -> int:
+        """Return how many bytes an adapter's numbers take in memory."""
+        ...
+
     async def drop_adapter(self, adapter: str) -> None:
         """Forget an adapter; what already samples from it goes on to its end."""
         ...

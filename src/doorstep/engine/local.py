@@ -93,6 +93,10 @@ class LocalEngine:
         """Make a copy of what an adapter is now."""
         await self._do(source, self._worker.copy(source, target))
 
+    async def adapter_size(self, adapter: str) -> int:
+        """Return how many bytes an adapter's numbers take in memory."""
+        return await self._do(adapter, self._worker.size(adapter))
+
     async def measure(self, images: Sequence[bytes]) -> list[int]:
         """Return how many tokens each image takes."""
         return await asyncio.to_thread(self._runtime.measure, images)
@@ -282,6 +286,10 @@ class _Worker(threading.Thread):
     def copy(self, source: str, target: str) -> Work[None]:
         self._held[target] = self._find(source).copy()
         yield from ()
+
+    def size(self, name: str) -> Work[int]:
+        yield from ()
+        return self._find(name).adapter.flat.nbytes
 
     def drop(self, name: str) -> Work[None]:
         self._find(name)

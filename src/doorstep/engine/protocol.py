@@ -62,6 +62,7 @@ ARGUMENTS: dict[str, Any] = {
     "info": tuple[()],
     "create_adapter": tuple[str, LoraSpec],
     "copy_adapter": tuple[str, str],
+    "adapter_size": tuple[str],
     "drop_adapter": tuple[str],
     "forward_backward": tuple[str, list[TrainRow], Loss, bool],
     "optim_step": tuple[str, AdamParams],

@@ -76,6 +76,10 @@ class RemoteEngine:
         """Make a fresh adapter."""
         await self._call(type(None), "create_adapter", adapter, spec)
 
+    async def adapter_size(self, adapter: str) -> int:
+        """Return how many bytes an adapter's numbers take in memory."""
+        return await self._call(int, "adapter_size", adapter)
+
     async def drop_adapter(self, adapter: str) -> None:
         """Forget an adapter."""
         await self._call(type(None), "drop_adapter", adapter)

@@ -24,19 +24,21 @@ class _Slot:
         self.folder = folder
         self.on_disk = on_disk
         self.loaded = False
+        self.size = 0  # bytes in memory; 0 until it was asked for
         self.busy = 0
         self.doomed = False  # nobody asks for it again; it goes when nobody samples from it any more
         self.lock = asyncio.Lock()
 
 
 class SamplerAdapters:
-    """At most ``limit`` adapters, the least recently used makes room; one that is sampling stays."""
+    """Adapters of ``limit`` bytes together, the least recently used makes room; one that is sampling stays."""
 
     def __init__(self, engine: Engine, limit: int) -> None:
         self._engine = engine
         self._limit = limit
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._tidying: asyncio.Task[None] | None = None
+        self._untidy = False
 
     async def adopt(self, adapter: str, made: Awaitable[None], folder: Path) -> None:
         """Take over an adapter that ``made`` makes in the engine; ``folder`` is where it may be written."""
@@ -48,8 +50,7 @@ class SamplerAdapters:
                 del self._slots[adapter]
                 raise
             slot.loaded = True
-        if self._tidying is None or self._tidying.done():  # a snapshot is sampled from at once: nothing is waited for
-            self._tidying = asyncio.get_running_loop().create_task(self._make_room(self._limit))
+        self._tidy_soon()
 
     @asynccontextmanager
     async def hold(self, adapter: str, folder: Path) -> AsyncIterator[None]:
@@ -60,9 +61,9 @@ class SamplerAdapters:
         try:
             async with slot.lock:
                 if not slot.loaded:
-                    await self._make_room(self._limit - 1)
                     await self._engine.load(adapter, str(slot.folder), optimizer=False)
                     slot.loaded = True
+                    self._tidy_soon()
             yield
         finally:
             slot.busy -= 1
@@ -93,9 +94,27 @@ class SamplerAdapters:
         if self._tidying:
             await self._tidying
 
-    async def _make_room(self, limit: int) -> None:
+    def _tidy_soon(self) -> None:
+        """Make room in a while: what is new is sampled from at once, and waits for nothing."""
+        self._untidy = True
+        if self._tidying is None or self._tidying.done():
+            self._tidying = asyncio.get_running_loop().create_task(self._tidy())
+
+    async def _tidy(self) -> None:
+        while self._untidy:
+            self._untidy = False
+            await self._weigh()
+            await self._make_room()
+
+    async def _weigh(self) -> None:
         for adapter, slot in list(self._slots.items()):
-            if sum(each.loaded for each in self._slots.values()) <= limit:
+            if slot.loaded and not slot.size:
+                with suppress(EngineError):  # it has gone meanwhile
+                    slot.size = await self._engine.adapter_size(adapter)
+
+    async def _make_room(self) -> None:
+        for adapter, slot in list(self._slots.items()):
+            if sum(each.size for each in self._slots.values() if each.loaded) <= self._limit:
                 return
             if slot.loaded and not slot.busy:
                 async with slot.lock:

@@ -92,9 +92,8 @@ class Service:
         data: Path,
         authenticate: Authenticate = one_tenant,
         settings: TrainingSettings = TrainingSettings(),  # noqa: B008 - frozen
-        max_samplers: int = 16,
     ) -> "Service":
-        """Read what is on disk under ``data/training``. The engine holds at most ``max_samplers`` to sample from."""
+        """Read what is on disk under ``data/training``."""
         codec.schema()
         folder = data / "training"
         registry = await asyncio.to_thread(Registry, folder / "sessions")
@@ -102,7 +101,7 @@ class Service:
         usage = await asyncio.to_thread(Usage, folder / "usage.jsonl")
         await asyncio.to_thread(usage.compact)
         info = await engine.info()
-        adapters = SamplerAdapters(engine, max_samplers)
+        adapters = SamplerAdapters(engine, settings.sampler_bytes)
         tools = Tools(
             engine=engine,
             info=info,
