@@ -68,10 +68,11 @@ class EngineError(DoorstepError):
 
 
 class EngineUnavailable(EngineError):
-    """The engine process is not running or went away."""
+    """The engine process is not running or went away; ``retry_after_s`` says when it may be there again."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message, category="server")
+        self.retry_after_s = retry_after_s
 
 
 class ProviderError(DoorstepError):

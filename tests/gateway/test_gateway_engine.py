@@ -179,13 +179,15 @@ def test_a_prompt_that_is_too_long_is_refused(client, recorded):
 
 
 @pytest.mark.parametrize(
-    ("failure", "status"), [(EngineUnavailable("gone"), 503), (EngineError("odd", "server"), 500), (ValueError(), 500)]
+    ("failure", "status", "after"),
+    [(EngineUnavailable("gone", 5.0), 503, "5"), (EngineError("odd", "server"), 500, None), (ValueError(), 500, None)],
 )
-def test_a_failure_before_the_first_byte_is_a_clean_error(client, engine, failure, status):
+def test_a_failure_before_the_first_byte_is_a_clean_error(client, engine, failure, status, after):
     engine.fails_after = (0, failure)
     with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(model="tiny", messages=HELLO, stream=True)
     assert (caught.value.status_code, caught.value.type) == (status, "server_error")
+    assert caught.value.response.headers.get("retry-after") == after
 
 
 def test_a_failure_in_the_middle_breaks_the_stream_off(address, engine, recorded):

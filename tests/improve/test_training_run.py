@@ -7,6 +7,7 @@ import pytest
 import tinker
 from training_door import KEY, connected
 
+from doorstep.errors import EngineError
 from doorstep.grading.graders import CodeGrader
 from doorstep.improve.examples import examples
 from doorstep.improve.ladder import adapter_digest
@@ -82,6 +83,28 @@ def test_stopped_before_the_weights_of_a_stage_are_noted(train, digests, stopped
     steps = []
     assert digests(train("cut", lambda stage, *rest: steps.append(stage))) == digests(train("whole"))
     assert set(steps) == {"rl"}
+
+
+def test_where_the_engine_dies_it_goes_on_from_the_last_safe_point(train, digests, caplog):
+    deaths = [("rl", 5), ("rl", 2), ("sft", 4)]
+
+    def die(stage, done, of, metrics):
+        if deaths and (stage, done) == deaths[-1]:
+            deaths.pop()
+            raise tinker.TinkerError("the engine process has ended")
+
+    assert digests(train("dying", die)) == digests(train("whole"))
+    assert not deaths
+    assert caplog.text.count("goes on from its last safe point: the engine process has ended") == 3
+
+
+def test_what_breaks_off_again_and_again_is_given_up(train):
+    def die(stage, done, of, metrics):
+        if stage == "rl":
+            raise tinker.TinkerError("no")
+
+    with pytest.raises(EngineError, match="broke off 3 times at the same place: no"):
+        train("dying", die)
 
 
 def test_a_repeated_step_has_one_row(train, store, stopped):

@@ -1,5 +1,7 @@
 """``doorstep improve``: from records to a candidate with a decision."""
 
+import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +15,7 @@ from doorstep.cli.local_server import Address
 from doorstep.cli.output import SHOWN, Json, say
 from doorstep.cli.working import Data
 from doorstep.config import Settings
-from doorstep.errors import UsageError
+from doorstep.errors import EngineUnavailable, UsageError
 from doorstep.fetch import fetch
 from doorstep.hub import model_folder
 from doorstep.improve.outcome import Outcome
@@ -36,6 +38,8 @@ from doorstep.workflows.workflow import Workflow, find, load_workflow
 
 if TYPE_CHECKING:
     from doorstep.improve.ladder import Listener, Services
+
+ENGINE_S = 120.0  # in which an engine that died is there again
 
 
 def register(app: typer.Typer) -> None:
@@ -113,6 +117,8 @@ def climb(settings: Settings, job: Job, workflow: Workflow, listener: "Listener"
     """Run the ladder of a job on a running Doorstep and keep its outcome."""
     from doorstep.improve.ladder import Ladder  # the training client takes two seconds to import
 
+    # Where the engine dies, each of many samples would say what the training run says once.
+    logging.getLogger("tinker.lib.retry_handler").setLevel(logging.CRITICAL)
     taskset = seal(workflow.name, workflow.records)
     for problem in taskset.problems[:5]:
         say(f"left out: {problem}")
@@ -145,7 +151,13 @@ def services(settings: Settings, store: Store, address: Address) -> "Services":
 
 
 def _health(address: Address) -> dict[str, Any]:
-    found: dict[str, Any] = fetch(f"{address.url}/healthz", timeout_s=10.0).json()
+    """Return what a server says of itself; one whose engine is being started again is waited for."""
+    until = time.monotonic() + ENGINE_S
+    while (answer := fetch(f"{address.url}/healthz", timeout_s=10.0)).status != 200:
+        if time.monotonic() > until:
+            raise EngineUnavailable(f"Doorstep at {address.url} has no engine: {answer.text[:300]}")
+        time.sleep(0.5)
+    found: dict[str, Any] = answer.json()
     return found
 
 

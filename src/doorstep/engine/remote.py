@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0  # before a new start; twice as long each time that it dies soon again
+RETRY_S = 5.0  # about what a start takes
 STEADY_S = 300.0  # a process that lived so long did not die of its start
 
 
@@ -176,7 +177,8 @@ class RemoteEngine:
 
     def _unavailable(self) -> EngineUnavailable:
         return EngineUnavailable(
-            f"the engine process has ended and is being started again. What it said last is in {self._log_file}"
+            f"the engine process has ended and is being started again. What it said last is in {self._log_file}",
+            retry_after_s=RETRY_S,
         )
 
     async def _watch(self) -> None:

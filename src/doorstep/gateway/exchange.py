@@ -290,7 +290,7 @@ class Exchange:
         self._add(body)
         self._keep(status, message)
         headers = [(b"content-type", JSON.encode()), (CALL_ID, self._call_id.encode())]
-        if isinstance(error, LimitReached | ProviderError) and error.retry_after_s is not None:
+        if isinstance(error, LimitReached | ProviderError | EngineUnavailable) and error.retry_after_s is not None:
             headers.append((b"retry-after", str(math.ceil(error.retry_after_s)).encode()))
         await self._reply.whole(status, headers, body)
 

@@ -1,5 +1,6 @@
 """A TrainingRun: the stages of a plan on one adapter, with safe points, so that a kill costs a few steps at most."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -7,10 +8,15 @@ import msgspec
 import tinker
 
 from doorstep import ids
+from doorstep.errors import EngineError
 from doorstep.improve.plan import Job, Progress
 from doorstep.improve.stages import Stage, StepListener
 from doorstep.store import Store
 from doorstep.types import TrainingStep
+
+log = logging.getLogger(__name__)
+
+BREAKS = 3  # without a step of progress between them: it is no accident
 
 
 class TrainingRun:
@@ -42,11 +48,27 @@ class TrainingRun:
         return self._job.progress().samplers
 
     def _run(self, stage: Stage) -> None:
+        """Run a stage; where it breaks off, for the engine or the way to it died, go on from the last safe point."""
+        breaks = 0
+        while True:
+            before = self._job.progress()
+            try:
+                self._go_on(stage)
+            except tinker.TinkerError as error:
+                breaks = breaks + 1 if self._job.progress() == before else 1
+                if breaks == BREAKS:
+                    raise EngineError(f"training broke off {BREAKS} times at the same place: {error}") from error
+                log.warning("training broke off and goes on from its last safe point: %s", error)
+                self._client = None
+            else:
+                return
+
+    def _go_on(self, stage: Stage) -> None:
         progress = self._job.progress()
         first = progress.step if progress.stage == stage.name else 0
+        wall, cpu = time.monotonic(), self._cpu_clock()
         client = self._client or self._open(progress)
         self._client = client
-        wall, cpu = time.monotonic(), self._cpu_clock()
         for step in range(first, stage.steps):
             started = time.monotonic()
             metrics = stage.step(client, step)

@@ -60,17 +60,20 @@ def _endpoint(service: Service, handler: Handler) -> Callable[[Request], Awaitab
         except NotFound as error:
             return _json({"detail": str(error)}, 404)
         except LimitReached as error:
-            after = {} if error.retry_after_s is None else {"Retry-After": f"{error.retry_after_s:.0f}"}
-            return _json({"detail": str(error), "code": error.code}, error.status, after)
+            return _json({"detail": str(error), "code": error.code}, error.status, _retry_after(error.retry_after_s))
         except UsageError as error:
             return _json({"detail": str(error)}, 422)
         except EngineUnavailable as error:
-            return _json({"detail": str(error)}, 503)
+            return _json({"detail": str(error)}, 503, _retry_after(error.retry_after_s))
         except (EngineError, StoreError) as error:
             log.exception("%s %s failed", request.method, request.url.path)
             return _json({"detail": str(error)}, 500)
 
     return endpoint
+
+
+def _retry_after(seconds: float | None) -> dict[str, str]:
+    return {} if seconds is None else {"Retry-After": f"{seconds:.0f}"}
 
 
 class _Bounded(Request):
