@@ -1,7 +1,7 @@
 """The engine beside its peers, in one run: training of few and many tenants, and sampling.
 
-    python benchmarks/engine training                    # the shipped base
-    python benchmarks/engine sampling --random --threads 2   # its shape with random weights
+    python benchmarks/engine training                        # the shipped base, all cores
+    python benchmarks/engine sampling --random --threads 1   # its shape with random weights
 
 Prints one JSON object. Both sides do the same work on the same weights; what counts is the ratio, since times follow
 what else the machine does.
@@ -10,6 +10,7 @@ what else the machine does.
 import argparse
 import asyncio
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--folder", type=Path, default=TINY)
     parser.add_argument("--random", action="store_true", help="random weights in the shape of the shipped base")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of both sides; all cores by default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rank", type=int, default=8)
     arguments = parser.parse_args()
