@@ -10,6 +10,7 @@ import tiny_models
 import torch
 from engine_use import CROSS_ENTROPY, all_at_once, sample, tokens, train, trained
 
+from doorstep.engine import local
 from doorstep.engine.api import Finished, LoraSpec, SampleParams, Token, TrainRow
 from doorstep.engine.choice import Wish, choose
 from doorstep.engine.local import LocalEngine
@@ -35,10 +36,20 @@ def some_jobs(count: int, seed: int) -> list:
 
 
 @pytest.mark.parametrize(("threads", "count"), [(1, 31), (2, 8)])
-async def test_a_request_gives_the_same_bits_alone_and_among_others(folder, threads, count):
+async def test_a_request_gives_the_same_bits_alone_and_among_others(folder, monkeypatch, threads, count):
+    monkeypatch.setattr(local, "SHARE", 1)  # as if the model were large
+    await same_alone_and_among_others(folder, threads, some_jobs(count, seed=threads))
+
+
+@pytest.mark.parametrize("threads", [4, 8])
+async def test_more_threads_change_nothing_of_that_where_no_size_is_odd(tmp_path, monkeypatch, threads):
+    monkeypatch.setattr(local, "SHARE", 1)
+    await same_alone_and_among_others(tiny_models.write(tiny_models.qwen3(), tmp_path), threads, some_jobs(8, threads))
+
+
+async def same_alone_and_among_others(folder, threads, jobs):
     engine = await LocalEngine.start(folder, "random", threads)
     await trained(engine, "a")
-    jobs = some_jobs(count, seed=threads)
     alone = [await sample(engine, *job) for job in jobs]
     for seed in range(2):
         order = Random(seed).sample(range(len(jobs)), len(jobs))

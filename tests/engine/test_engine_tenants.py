@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 import torch
 from engine_use import CROSS_ENTROPY, ROWS, row, run, samples, together, train, trained
 
@@ -9,6 +10,7 @@ from doorstep.config import TINY
 from doorstep.engine import local
 from doorstep.engine.api import LoraSpec, Loss
 from doorstep.engine.local import LocalEngine
+from doorstep.engine.native.runtime import NativeRuntime
 from doorstep.engine.runtime import Task
 from doorstep.errors import EngineError
 
@@ -19,6 +21,7 @@ SPECS = [
     LoraSpec(rank=2, seed=4, train_mlp=False),
     LoraSpec(rank=3, seed=5, train_attn=False),
     LoraSpec(rank=5, seed=6, train_attn=False, train_mlp=False),
+    LoraSpec(rank=1, seed=7),
 ]
 ROWS_OF = [
     [row(20, 1)],
@@ -27,8 +30,9 @@ ROWS_OF = [
     [row(length, length) for length in (90, 3, 3, 64, 33)],
     [row(31, 6)],
     samples(11, [4, 4], 7),
+    [row(33, 8), row(70, 9)],
 ]
-LOSSES = ["cross_entropy", "ppo", "importance_sampling", "cispo", "cross_entropy", "dro"]
+LOSSES = ["cross_entropy", "ppo", "importance_sampling", "cispo", "cross_entropy", "dro", "ppo"]
 
 
 def adapters(runtime):
@@ -108,10 +112,29 @@ async def test_clients_at_the_same_time_get_what_they_get_alone(engine, tmp_path
     assert len(digests) == 1
 
 
-def test_two_threads_change_nothing_of_that(runtime):
-    torch.set_num_threads(2)
+@pytest.mark.parametrize("threads", [2, 4, 8])
+def test_more_threads_change_nothing_of_that(runtime, threads):
+    torch.set_num_threads(threads)
     try:
         test_tenants_together_equal_tenants_alone_bit_for_bit(runtime)
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, 8])
+def test_a_large_call_beside_a_small_one_on_the_shipped_base(threads):
+    torch.set_num_threads(threads)
+    try:
+        shipped = NativeRuntime(TINY, "tiny", torch.device("cpu"))
+        large = [row(90, seed) for seed in range(12)]
+        mixed, alone = ([shipped.adapter(spec) for spec in SPECS[:1] + SPECS[-1:]] for _ in range(2))
+        for adapter in mixed + alone:
+            adapter.flat.add_(0.01)
+        together(shipped, [(mixed[0], ROWS, CROSS_ENTROPY), (mixed[1], large, CROSS_ENTROPY)])
+        run(shipped, alone[0])
+        run(shipped, alone[1], large)
+        for ours, theirs in zip(mixed, alone, strict=True):
+            assert torch.equal(ours.gradient, theirs.gradient)
     finally:
         torch.set_num_threads(1)
 

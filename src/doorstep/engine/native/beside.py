@@ -17,7 +17,7 @@ from torch import Tensor
 from doorstep.engine.adapter import Adapter, Factors, Place, Site
 from doorstep.engine.native import fused
 from doorstep.engine.native.decoder import Attend, Layer, Rope, Shape, Weights
-from doorstep.engine.native.linear import product
+from doorstep.engine.native.linear import add_batch, batch, product
 from doorstep.engine.native.sites import FIELDS, HEAD
 
 STEP = 16
@@ -238,18 +238,18 @@ class _Linear(torch.autograd.Function):
 
 def _add(low: Low, inputs: Tensor, outputs: Tensor) -> Tensor:
     """Add to the outputs what goes through A and B; return what is between the two, x·Aᵀ, scaled."""
-    narrow = torch.bmm(inputs, low.a.mT).mul_(low.scaling)
+    narrow = batch(inputs, low.a.mT).mul_(low.scaling)
     for block in low.blocks:
-        outputs[..., block.rows].baddbmm_(narrow[..., block.ranks], block.b.mT)
+        add_batch(outputs[..., block.rows], narrow[..., block.ranks], block.b.mT)
     return narrow
 
 
 def _add_back(low: Low, narrow: Tensor, inputs: Tensor, change: Tensor, by_inputs: Tensor | None) -> None:
     """Set the gradients of A and B, and add to that of the inputs what goes through them."""
-    parts = [torch.bmm(change[..., block.rows], block.b) for block in low.blocks]
+    parts = [batch(change[..., block.rows], block.b) for block in low.blocks]
     by_narrow = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).mul_(low.scaling)
-    torch.bmm(by_narrow.mT, inputs, out=low.by_a)
+    batch(by_narrow.mT, inputs, out=low.by_a)
     for block in low.blocks:
-        torch.bmm(change[..., block.rows].mT, narrow[..., block.ranks], out=block.by_b)
+        batch(change[..., block.rows].mT, narrow[..., block.ranks], out=block.by_b)
     if by_inputs is not None:
-        by_inputs.baddbmm_(by_narrow, low.a)
+        add_batch(by_inputs, by_narrow, low.a)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from doorstep.engine.native.decoder import Shape
+from doorstep.engine.native.linear import batch
 from doorstep.engine.native.products import ANY, Rows
 
 SLOTS = 8
@@ -118,8 +119,8 @@ class Group:
         queries[at.block, :, at.slot] = (q * head**-0.5).unflatten(1, (kv, -1))
         scores = torch.cat(
             [
-                torch.bmm(at.queries.flatten(0, 1), prompt_keys.flatten(0, 1).transpose(1, 2))[:, :asking],
-                torch.bmm(queries.flatten(0, 2), keys.flatten(0, 2).transpose(1, 2)).view(
+                batch(at.queries.flatten(0, 1), prompt_keys.flatten(0, 1).transpose(1, 2))[:, :asking],
+                batch(queries.flatten(0, 2), keys.flatten(0, 2).transpose(1, 2)).view(
                     self.used * kv, asking, self.size.room
                 ),
             ],
@@ -128,8 +129,8 @@ class Group:
         mixture = torch.softmax(scores.add_(at.bias), dim=-1).flatten(0, 1)
         of_prompt, of_own = mixture.split((self.size.prompt, self.size.room), dim=-1)
         of_prompt = F.pad(of_prompt, (0, 0, 0, self._queries - asking))
-        mixed = torch.bmm(of_prompt, prompt_values.flatten(0, 1))[:, :asking].unflatten(1, (slots, -1))
-        own = torch.bmm(of_own.unflatten(1, (slots, -1)).flatten(0, 1), values.flatten(0, 2))
+        mixed = batch(of_prompt, prompt_values.flatten(0, 1))[:, :asking].unflatten(1, (slots, -1))
+        own = batch(of_own.unflatten(1, (slots, -1)).flatten(0, 1), values.flatten(0, 2))
         mixed = (mixed + own.view(mixed.shape)).view(self.used, kv, slots, -1, head)
         found: Tensor = mixed[at.block, :, at.slot].flatten(1)
         return found

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import TypeVar
 
+from doorstep.engine.native.gate import silu
+
 M = TypeVar("M", default=Tensor)  # what stands for a matrix: it alone, or it and what adapters have beside it
 Linear = Callable[[Tensor, M], Tensor]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -93,7 +95,7 @@ def rest_of_layer(shape: Shape, layer: Layer[M], x: Tensor, mixed: Tensor, linea
     """Return the layer's output: what attention mixed, added through ``o``, then the MLP."""
     x = x + linear(mixed, layer.o)
     gate, up = linear(normalise(x, layer.mlp_norm, shape.eps), layer.gate_up).chunk(2, dim=-1)
-    return x + linear(F.silu(gate) * up, layer.down)
+    return x + linear(silu(gate) * up, layer.down)
 
 
 def normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:

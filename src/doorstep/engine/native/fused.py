@@ -6,10 +6,10 @@ The same mathematics as in ``decoder``, in half the passes over memory; frozen w
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from doorstep.engine.native.decoder import Attend, Layer, Linear, M, Rope, Shape
+from doorstep.engine.native.gate import silu, silu_backward
 
 
 def through(
@@ -104,7 +104,7 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, packed: Tensor) -> Tensor:
         gate, up = packed.chunk(2, dim=-1)
-        opened = F.silu(gate)
+        opened = silu(gate)
         ctx.save_for_backward(packed, opened)
         return opened * up
 
@@ -115,5 +115,5 @@ class _Gate(torch.autograd.Function):
         found = torch.empty_like(packed)
         by_gate, by_up = found.chunk(2, dim=-1)
         torch.mul(gradients[0], opened, out=by_up)
-        torch.ops.aten.silu_backward.grad_input(gradients[0] * up, gate, grad_input=by_gate)
+        silu_backward(gradients[0] * up, gate, opened, by_gate)
         return found

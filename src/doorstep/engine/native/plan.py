@@ -15,7 +15,7 @@ from torch import Tensor
 from doorstep.engine.native.base import Base
 from doorstep.engine.native.cache import SLOTS, Group, Places
 from doorstep.engine.native.decoder import Layer
-from doorstep.engine.native.linear import product
+from doorstep.engine.native.linear import add_batch, batch, product
 from doorstep.engine.native.products import Rows
 from doorstep.engine.native.version import Low, Sum, Version
 from doorstep.engine.requests import Request, Sample
@@ -144,8 +144,8 @@ def linear(x: Tensor, work: Work) -> Tensor:
     parts = [product(x[rows], matrix) for rows, matrix in pieces]
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     for rows, (a, b) in beside:
-        low = torch.bmm(x[rows].view(len(a), -1, x.shape[1]), a)
-        out[rows].view(len(a), -1, out.shape[1]).baddbmm_(low, b)
+        low = batch(x[rows].view(len(a), -1, x.shape[1]), a)
+        add_batch(out[rows].view(len(a), -1, out.shape[1]), low, b)
     return out
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from doorstep.engine.native.decoder import Shape, Weights
-from doorstep.engine.native.linear import product
+from doorstep.engine.native.linear import batch, product
 
 
 class Rows(NamedTuple):
@@ -52,6 +52,6 @@ def _rows_agree(matrix: Tensor, draw: torch.Generator) -> bool:
 def _batches_agree(inputs: int, outputs: int, draw: torch.Generator) -> bool:
     matrices = torch.randn(6, inputs, outputs, generator=draw)
     rows = torch.randn(6, 64, inputs, generator=draw)
-    whole = torch.bmm(rows, matrices)
+    whole = batch(rows, matrices)
     parts = [(slice(first, 6), slice(4, 4 + count)) for first in (0, 3, 5) for count in (4, 8, 16, 32)]
-    return all(torch.equal(torch.bmm(rows[at], matrices[at[0]]), whole[at]) for at in parts)
+    return all(torch.equal(batch(rows[at], matrices[at[0]]), whole[at]) for at in parts)
