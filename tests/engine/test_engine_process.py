@@ -82,7 +82,7 @@ async def test_closing_the_iterator_cancels(remote):
 async def test_when_it_is_killed_open_and_later_calls_say_so_until_it_is_there_again(remote, monkeypatch):
     monkeypatch.setattr("doorstep.engine.remote.FIRST_PAUSE_S", 0.0)
     losses = []
-    remote.on_loss.append(lambda: losses.append(1))
+    remote.on_loss += [lambda: 1 / 0, lambda: losses.append(1)]
     await trained(remote, "a")
     wanted, before = await sample(remote, None, [1], SHORT), await remote.cpu_seconds()
     stream = remote.sample(None, [1], LONG, n=64)

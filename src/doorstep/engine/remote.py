@@ -191,9 +191,15 @@ class RemoteEngine:
                 pause = FIRST_PAUSE_S
             log.error("the engine process has ended (%s); it is being started again", how)
             self._spent, self._cpu = self._spent + self._cpu, 0.0
-            for told in self.on_loss:
-                told()
+            self._tell()
             pause = await self._revive(pause)
+
+    def _tell(self) -> None:
+        for told in self.on_loss:
+            try:
+                told()
+            except Exception:  # whoever cannot put up with a loss must not keep the others without an engine
+                log.exception("a loss of the engine could not be dealt with")
 
     async def _revive(self, pause: float) -> float:
         """Try until there is a new process; return how long to wait before the next time."""

@@ -20,7 +20,10 @@ BREAKS = 3  # without a step of progress between them: it is no accident
 
 
 class TrainingRun:
-    """Drives the stages in order. ``cpu_clock`` returns the CPU seconds that training has used so far."""
+    """Drives the stages in order.
+
+    ``cpu_clock`` returns the CPU seconds that training has used so far, as soon as there is an engine.
+    """
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class TrainingRun:
     def _go_on(self, stage: Stage) -> None:
         progress = self._job.progress()
         first = progress.step if progress.stage == stage.name else 0
-        wall, cpu = time.monotonic(), self._cpu_clock()
+        wall, cpu = time.monotonic(), self._cpu_clock()  # first: it waits for an engine that is being started again
         client = self._client or self._open(progress)
         self._client = client
         for step in range(first, stage.steps):
